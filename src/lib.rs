@@ -1,0 +1,9 @@
+//! alacrity: a virtual machine monitor on KVM.
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::indexing_slicing,
+        clippy::cast_possible_truncation
+    )
+)]
