@@ -7,6 +7,7 @@ use virtio_bindings::virtio_config::VIRTIO_CONFIG_S_NEEDS_RESET;
 
 use crate::interrupt::MsiVector;
 use crate::metrics::Counter;
+use crate::pci::msix::VectorOwner;
 
 /// The vector number that means "none" (VIRTIO 1.2 §4.1.5.1.2).
 pub const NO_VECTOR: u16 = 0xffff;
@@ -19,6 +20,7 @@ pub struct VirtioInterrupt {
     queue_vectors: Vec<AtomicU16>,
     config_vector: AtomicU16,
     device_status: AtomicU8,
+    config_generation: AtomicU8,
     /// Interrupts that found no vector to go to.
     pub lost_interrupts: Counter,
     /// Times the device was stopped because its driver broke the rules.
@@ -45,6 +47,7 @@ impl VirtioInterrupt {
             queue_vectors: (0..num_queues).map(|_| AtomicU16::new(NO_VECTOR)).collect(),
             config_vector: AtomicU16::new(NO_VECTOR),
             device_status: AtomicU8::new(0),
+            config_generation: AtomicU8::new(0),
             lost_interrupts: Counter::default(),
             faults: Counter::default(),
         }
@@ -60,6 +63,12 @@ impl VirtioInterrupt {
         &self.vectors
     }
 
+    /// Changes with every configuration change, so that a driver can tell a torn read
+    /// (VIRTIO 1.2 §2.5).
+    pub fn config_generation(&self) -> u8 {
+        self.config_generation.load(Ordering::Acquire)
+    }
+
     /// Interrupts the guest: queue `queue_idx` has new used buffers. Any thread may call it.
     pub fn signal_queue(&self, queue_idx: u16) {
         if let Some(vector) = self.queue_vectors.get(usize::from(queue_idx)) {
@@ -69,6 +78,7 @@ impl VirtioInterrupt {
 
     /// Interrupts the guest: the device's configuration or status changed.
     pub fn signal_config(&self) {
+        self.config_generation.fetch_add(1, Ordering::AcqRel);
         self.raise(self.config_vector.load(Ordering::Acquire));
     }
 
@@ -148,6 +158,12 @@ impl VirtioInterrupt {
             Some(vector) => drop(vector.irqfd().write(1)),
             None => self.lost_interrupts.add(1),
         }
+    }
+}
+
+impl VectorOwner for VirtioInterrupt {
+    fn vectors(&self) -> &[Box<dyn MsiVector>] {
+        &self.vectors
     }
 }
 

@@ -1,0 +1,196 @@
+//! A 16550 serial port: `vm-superio`'s register model behind our bus.
+
+use std::io::{self, Write};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde::Serialize;
+use vm_superio::serial::{self, SerialEvents};
+use vm_superio::{Serial, Trigger};
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::bus::BusDevice;
+use crate::metrics::Counter;
+
+/// I/O ports that the device takes.
+pub const NUM_PORTS: u64 = 8;
+
+/// Counters of one port.
+#[derive(Debug, Default, Serialize)]
+pub struct SerialMetrics {
+    /// Bytes the guest sent.
+    pub tx_bytes: Counter,
+    /// Bytes the guest sent that could not be written out.
+    pub tx_lost_bytes: Counter,
+    /// Bytes the guest read.
+    pub rx_bytes: Counter,
+}
+
+/// Raises the port's interrupt line.
+struct Irq(EventFd);
+
+impl Trigger for Irq {
+    type E = io::Error;
+
+    fn trigger(&self) -> io::Result<()> {
+        self.0.write(1)
+    }
+}
+
+/// Counts, and says when there is room for input again.
+struct Events {
+    metrics: Arc<SerialMetrics>,
+    room_evt: EventFd,
+}
+
+impl SerialEvents for Events {
+    fn buffer_read(&self) {
+        self.metrics.rx_bytes.add(1);
+    }
+    fn out_byte(&self) {
+        self.metrics.tx_bytes.add(1);
+    }
+    fn tx_lost_byte(&self) {
+        self.metrics.tx_lost_bytes.add(1);
+    }
+    fn in_buffer_empty(&self) {
+        // Fails only when the counter is full, and then it is readable.
+        let _ = self.room_evt.write(1);
+    }
+}
+
+/// A serial port whose output goes to a writer.
+pub struct SerialPort {
+    serial: Mutex<Serial<Irq, Events, Box<dyn Write + Send>>>,
+}
+
+impl std::fmt::Debug for SerialPort {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SerialPort").finish_non_exhaustive()
+    }
+}
+
+impl SerialPort {
+    /// A port that interrupts through `irq` and sends what the guest writes to `out`.
+    ///
+    /// `room_evt` is signalled when the guest has read all input, so that whoever feeds
+    /// [`SerialPort::enqueue`] can go on.
+    pub fn new(
+        irq: EventFd,
+        room_evt: EventFd,
+        out: Box<dyn Write + Send>,
+        metrics: Arc<SerialMetrics>,
+    ) -> Self {
+        let events = Events { metrics, room_evt };
+        let serial = Serial::with_events(Irq(irq), events, out);
+        SerialPort {
+            serial: Mutex::new(serial),
+        }
+    }
+
+    /// Input bytes that the port takes now.
+    pub fn room(&self) -> usize {
+        self.lock().fifo_capacity()
+    }
+
+    /// Gives the guest input; answers how many bytes fitted.
+    pub fn enqueue(&self, input: &[u8]) -> usize {
+        // The port refuses input in loopback mode and when it is full: both mean "not now".
+        self.lock().enqueue_raw_bytes(input).unwrap_or(0)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Serial<Irq, Events, Box<dyn Write + Send>>> {
+        self.serial.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl BusDevice for SerialPort {
+    fn read(&self, offset: u64, data: &mut [u8]) {
+        if let ([byte], Ok(register)) = (data, u8::try_from(offset)) {
+            *byte = self.lock().read(register);
+        }
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) {
+        if let ([byte], Ok(register)) = (data, u8::try_from(offset)) {
+            match self.lock().write(register, *byte) {
+                // Lost output is counted by the events.
+                Ok(()) | Err(serial::Error::IOError(_) | serial::Error::FullFifo) => {}
+                Err(serial::Error::Trigger(error)) => {
+                    tracing::debug!("serial: interrupt line: {error}");
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vmm_sys_util::eventfd::EFD_NONBLOCK;
+
+    const DATA: u64 = 0;
+    const LINE_STATUS: u64 = 5;
+
+    #[derive(Clone, Default)]
+    struct Sink(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Sink {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn port() -> (SerialPort, Sink, EventFd) {
+        let sink = Sink::default();
+        let room_evt = EventFd::new(EFD_NONBLOCK).unwrap();
+        let port = SerialPort::new(
+            EventFd::new(EFD_NONBLOCK).unwrap(),
+            room_evt.try_clone().unwrap(),
+            Box::new(sink.clone()),
+            Arc::default(),
+        );
+        (port, sink, room_evt)
+    }
+
+    #[test]
+    fn bytes_the_guest_writes_come_out() {
+        let (port, sink, _room) = port();
+
+        port.write(DATA, b"h");
+        port.write(DATA, b"i");
+
+        assert_eq!(*sink.0.lock().unwrap(), b"hi");
+    }
+
+    #[test]
+    fn input_fills_up_and_makes_room_once_read() {
+        let (port, _sink, room_evt) = port();
+        let capacity = port.room();
+        let mut data = [0];
+
+        assert_eq!(port.enqueue(&vec![b'x'; capacity]), capacity);
+        assert_eq!(port.enqueue(b"y"), 0);
+        for _ in 0..capacity {
+            port.read(DATA, &mut data);
+        }
+
+        assert_eq!(port.room(), capacity);
+        assert_eq!(room_evt.read().unwrap(), 1);
+    }
+
+    #[test]
+    fn wide_access_is_ignored() {
+        let (port, sink, _room) = port();
+        let mut data = [0xff; 2];
+
+        port.write(DATA, b"hi");
+        port.read(LINE_STATUS, &mut data);
+
+        assert_eq!(*sink.0.lock().unwrap(), b"");
+        assert_eq!(data, [0xff; 2]);
+    }
+}

@@ -1,0 +1,352 @@
+//! The root complex: one bus with up to 32 functions, its ECAM window, and their BARs.
+//!
+//! After each configuration write that may move a BAR, the root compares where the function's BARs
+//! are mapped with where they should be, and moves the difference: the range on the MMIO or port
+//! bus, and the doorbells inside it on their ioeventfds.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use vmm_sys_util::eventfd::EventFd;
+
+use super::config::{Bar, BarKind};
+use crate::bus::{Bus, BusDevice};
+use crate::interrupt::Doorbells;
+
+/// Slots of the bus.
+pub const NUM_SLOTS: usize = 32;
+/// Bytes of ECAM space of one function (PCI Express 3.0 §7.2.2).
+const FUNCTION_BYTES: u64 = 4096;
+/// Bytes of ECAM space of one bus: 32 slots of 8 functions.
+pub const ECAM_BYTES: u64 = 32 * 8 * FUNCTION_BYTES;
+
+/// A doorbell inside a BAR.
+#[derive(Debug)]
+pub struct BarDoorbell {
+    /// The BAR, 0 to 5.
+    pub bar_idx: usize,
+    /// Byte offset in the BAR.
+    pub offset: u64,
+    /// What a guest write there signals.
+    pub doorbell: EventFd,
+}
+
+/// A PCI function as the root sees it. Called by vCPU threads, concurrently.
+pub trait PciFunction: Send + Sync {
+    /// Reads `data.len()` bytes of configuration space at `offset`.
+    fn read_config(&self, offset: u16, data: &mut [u8]);
+    /// Writes `data` to configuration space at `offset`.
+    fn write_config(&self, offset: u16, data: &[u8]);
+    /// All BARs, for whoever places them before the guest starts.
+    fn bars(&self) -> Vec<Bar>;
+    /// The BARs that are enabled, where the guest placed them.
+    fn decoded_bars(&self) -> Vec<Bar>;
+    /// Places BAR `idx` at `start`.
+    fn place_bar(&self, idx: usize, start: u32);
+    /// Reads `data.len()` bytes of BAR `bar_idx` at `offset`.
+    fn read_bar(&self, bar_idx: usize, offset: u64, data: &mut [u8]);
+    /// Writes `data` to BAR `bar_idx` at `offset`.
+    fn write_bar(&self, bar_idx: usize, offset: u64, data: &[u8]);
+    /// The function's doorbells; the same at every call.
+    fn doorbells(&self) -> &[BarDoorbell];
+}
+
+/// Why a function cannot be plugged in.
+#[derive(Debug, thiserror::Error)]
+pub enum PlugError {
+    /// All slots are taken.
+    #[error("all {NUM_SLOTS} PCI slots are taken")]
+    NoSlot,
+}
+
+struct Slot {
+    function: Arc<dyn PciFunction>,
+    /// Where the BARs are on the buses now.
+    mapped: Vec<Bar>,
+}
+
+/// The root complex. Put it on the MMIO bus at the ECAM window.
+pub struct PciRoot {
+    slots: Mutex<Vec<Slot>>,
+    mmio: Arc<Bus>,
+    pio: Arc<Bus>,
+    doorbells: Arc<dyn Doorbells>,
+}
+
+impl fmt::Debug for PciRoot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PciRoot").finish_non_exhaustive()
+    }
+}
+
+/// One BAR of a function, as a device on a bus.
+struct BarDevice {
+    function: Arc<dyn PciFunction>,
+    bar_idx: usize,
+}
+
+impl BusDevice for BarDevice {
+    fn read(&self, offset: u64, data: &mut [u8]) {
+        self.function.read_bar(self.bar_idx, offset, data);
+    }
+    fn write(&self, offset: u64, data: &[u8]) {
+        self.function.write_bar(self.bar_idx, offset, data);
+    }
+}
+
+impl PciRoot {
+    /// An empty bus whose BARs go onto `mmio` and `pio`, and whose doorbells go to `doorbells`.
+    pub fn new(mmio: Arc<Bus>, pio: Arc<Bus>, doorbells: Arc<dyn Doorbells>) -> Self {
+        PciRoot {
+            slots: Mutex::default(),
+            mmio,
+            pio,
+            doorbells,
+        }
+    }
+
+    /// Plugs `function` into the next slot and answers its number.
+    ///
+    /// # Errors
+    /// [`PlugError::NoSlot`].
+    pub fn plug(&self, function: Arc<dyn PciFunction>) -> Result<usize, PlugError> {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        if slots.len() == NUM_SLOTS {
+            return Err(PlugError::NoSlot);
+        }
+        slots.push(Slot {
+            function,
+            mapped: Vec::new(),
+        });
+        Ok(slots.len() - 1)
+    }
+
+    fn function(&self, slot: usize) -> Option<Arc<dyn PciFunction>> {
+        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        slots.get(slot).map(|slot| Arc::clone(&slot.function))
+    }
+
+    /// Moves the BARs of `slot` to where its configuration says.
+    fn remap(&self, slot: usize) {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(Slot { function, mapped }) = slots.get_mut(slot) else {
+            return;
+        };
+        let wanted = function.decoded_bars();
+        mapped.retain(|bar| {
+            let stays = wanted.contains(bar);
+            if !stays {
+                self.unmap(function, *bar);
+            }
+            stays
+        });
+        for bar in wanted {
+            if !mapped.contains(&bar) && self.map(function, bar) {
+                mapped.push(bar);
+            }
+        }
+    }
+
+    fn map(&self, function: &Arc<dyn PciFunction>, bar: Bar) -> bool {
+        let device = Arc::new(BarDevice {
+            function: Arc::clone(function),
+            bar_idx: bar.idx,
+        });
+        if let Err(error) = self.bus(bar.kind).insert(bar.start, bar.len, device) {
+            tracing::warn!("PCI: guest placed a BAR badly: {error}");
+            return false;
+        }
+        for bell in function
+            .doorbells()
+            .iter()
+            .filter(|bell| bell.bar_idx == bar.idx)
+        {
+            // Without the ioeventfd the write still arrives through `write_bar`, only slower.
+            if let Err(error) = self
+                .doorbells
+                .attach(bar.start + bell.offset, &bell.doorbell)
+            {
+                tracing::warn!("PCI: doorbell at {:#x}: {error}", bar.start + bell.offset);
+            }
+        }
+        true
+    }
+
+    fn unmap(&self, function: &Arc<dyn PciFunction>, bar: Bar) {
+        for bell in function
+            .doorbells()
+            .iter()
+            .filter(|bell| bell.bar_idx == bar.idx)
+        {
+            if let Err(error) = self
+                .doorbells
+                .detach(bar.start + bell.offset, &bell.doorbell)
+            {
+                tracing::debug!("PCI: doorbell at {:#x}: {error}", bar.start + bell.offset);
+            }
+        }
+        self.bus(bar.kind).remove(bar.start);
+    }
+
+    fn bus(&self, kind: BarKind) -> &Bus {
+        match kind {
+            BarKind::Memory32 => &self.mmio,
+            BarKind::Io => &self.pio,
+        }
+    }
+}
+
+/// Slot and register of an ECAM offset, if it names function 0 of a slot on bus 0.
+fn decode(offset: u64) -> Option<(usize, u16)> {
+    let function_idx = offset / FUNCTION_BYTES;
+    let register = u16::try_from(offset % FUNCTION_BYTES).ok()?;
+    function_idx
+        .is_multiple_of(8)
+        .then_some((usize::try_from(function_idx / 8).ok()?, register))
+}
+
+impl BusDevice for PciRoot {
+    fn read(&self, offset: u64, data: &mut [u8]) {
+        if let Some((slot, register)) = decode(offset)
+            && let Some(function) = self.function(slot)
+        {
+            function.read_config(register, data);
+        }
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) {
+        if let Some((slot, register)) = decode(offset)
+            && let Some(function) = self.function(slot)
+        {
+            function.write_config(register, data);
+            self.remap(slot);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pci::{ConfigSpace, PciIds};
+    use std::io;
+    use vmm_sys_util::eventfd::EFD_NONBLOCK;
+
+    #[derive(Default)]
+    struct FakeDoorbells(Mutex<Vec<u64>>);
+
+    impl Doorbells for FakeDoorbells {
+        fn attach(&self, gpa: u64, _doorbell: &EventFd) -> io::Result<()> {
+            self.0.lock().unwrap().push(gpa);
+            Ok(())
+        }
+        fn detach(&self, gpa: u64, _doorbell: &EventFd) -> io::Result<()> {
+            self.0.lock().unwrap().retain(|other| *other != gpa);
+            Ok(())
+        }
+    }
+
+    struct Function {
+        config: Mutex<ConfigSpace>,
+        doorbells: Vec<BarDoorbell>,
+    }
+
+    impl PciFunction for Function {
+        fn read_config(&self, offset: u16, data: &mut [u8]) {
+            self.config.lock().unwrap().read(offset, data);
+        }
+        fn write_config(&self, offset: u16, data: &[u8]) {
+            self.config.lock().unwrap().write(offset, data);
+        }
+        fn bars(&self) -> Vec<Bar> {
+            self.config.lock().unwrap().bars().collect()
+        }
+        fn decoded_bars(&self) -> Vec<Bar> {
+            self.config.lock().unwrap().decoded_bars()
+        }
+        fn place_bar(&self, idx: usize, start: u32) {
+            self.config.lock().unwrap().place_bar(idx, start);
+        }
+        fn read_bar(&self, _bar_idx: usize, offset: u64, data: &mut [u8]) {
+            data.fill(offset as u8);
+        }
+        fn write_bar(&self, _bar_idx: usize, _offset: u64, _data: &[u8]) {}
+        fn doorbells(&self) -> &[BarDoorbell] {
+            &self.doorbells
+        }
+    }
+
+    fn root() -> (PciRoot, Arc<Bus>, Arc<FakeDoorbells>) {
+        let mmio = Arc::new(Bus::default());
+        let doorbells = Arc::new(FakeDoorbells::default());
+        let root = PciRoot::new(Arc::clone(&mmio), Arc::default(), doorbells.clone());
+        let ids = PciIds {
+            vendor: 0x1af4,
+            device: 0x1041,
+            revision: 1,
+            class: 0,
+            subsystem_vendor: 0,
+            subsystem: 0,
+        };
+        let mut config = ConfigSpace::new(ids);
+        config.add_bar(0, BarKind::Memory32, 0x1000);
+        let doorbell = EventFd::new(EFD_NONBLOCK).unwrap();
+        root.plug(Arc::new(Function {
+            config: Mutex::new(config),
+            doorbells: vec![BarDoorbell {
+                bar_idx: 0,
+                offset: 0x40,
+                doorbell,
+            }],
+        }))
+        .unwrap();
+        (root, mmio, doorbells)
+    }
+
+    #[test]
+    fn moved_bar_takes_its_doorbell_along() {
+        let (root, mmio, doorbells) = root();
+        let mut data = [0];
+
+        root.write(0x10, &0xc000_0000u32.to_le_bytes());
+        assert!(!mmio.read(0xc000_0005, &mut data), "decoding is off");
+        root.write(0x04, &[2, 0]);
+        assert!(mmio.read(0xc000_0005, &mut data));
+        assert_eq!(*doorbells.0.lock().unwrap(), [0xc000_0040]);
+        root.write(0x10, &0xc100_0000u32.to_le_bytes());
+
+        assert!(!mmio.read(0xc000_0005, &mut data));
+        assert!(mmio.read(0xc100_0005, &mut data));
+        assert_eq!(*doorbells.0.lock().unwrap(), [0xc100_0040]);
+    }
+
+    #[test]
+    fn absent_slot_reads_ones() {
+        let (root, _mmio, _doorbells) = root();
+        let mut data = [0xff; 4];
+
+        root.read(8 * FUNCTION_BYTES, &mut data);
+
+        assert_eq!(data, [0xff; 4]);
+    }
+
+    #[test]
+    fn second_function_of_a_slot_is_absent() {
+        let (root, _mmio, _doorbells) = root();
+        let mut data = [0xff; 4];
+
+        root.read(FUNCTION_BYTES, &mut data);
+
+        assert_eq!(data, [0xff; 4]);
+    }
+
+    #[test]
+    fn plug_refuses_a_33rd_function() {
+        let (root, _mmio, _doorbells) = root();
+        let function = root.function(0).unwrap();
+        for _ in 1..NUM_SLOTS {
+            root.plug(Arc::clone(&function)).unwrap();
+        }
+
+        assert!(matches!(root.plug(function), Err(PlugError::NoSlot)));
+    }
+}
