@@ -7,3 +7,8 @@
         clippy::cast_possible_truncation
     )
 )]
+
+pub mod boot;
+pub mod kvm;
+pub mod layout;
+pub mod memory;
