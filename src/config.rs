@@ -1,25 +1,47 @@
 //! What a VM shall be: plain data, checked by [`VmConfig::validate`], which opens no file and
 //! touches no KVM. The command line and TOML files both end here.
 
-use std::net::Ipv4Addr;
+pub mod disk;
+pub mod net;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+
+pub use disk::{DiskConfig, DiskError};
+pub use net::{NetBackend, NetConfig, NetError, NetTable};
+
+use crate::size::{self, Size};
+
+/// Most vCPUs of one VM.
+pub const MAX_CPUS: u32 = 32;
+/// Least guest RAM in bytes: what a stock kernel needs to get to init.
+pub const MIN_MEMORY: u64 = 64 << 20;
+/// Most guest RAM in bytes.
+pub const MAX_MEMORY: u64 = 64 << 30;
+/// Guest RAM comes in units of this many bytes, one huge page.
+pub const MEMORY_STEP: u64 = 2 << 20;
+/// Longest addition to the kernel command line in bytes: x86 Linux takes 2,047
+/// (`COMMAND_LINE_SIZE` less the NUL), and 256 are for our own part.
+pub const MAX_CMDLINE_BYTES: usize = 1791;
 
 /// One virtual machine.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct VmConfig {
-    /// bzImage or ELF vmlinux; `None` means the default guest image.
+    /// bzImage or ELF vmlinux; `None` means that of the default guest image.
     pub kernel: Option<PathBuf>,
     /// Initial RAM disk; with neither kernel nor initrd, that of the default guest image.
     pub initrd: Option<PathBuf>,
-    /// Appended to our own kernel command line.
+    /// Appended to our own kernel command line; at most [`MAX_CMDLINE_BYTES`].
     pub cmdline: String,
-    /// vCPUs, 1 to 32.
+    /// vCPUs, 1 to [`MAX_CPUS`].
     pub cpus: u32,
-    /// Guest RAM in bytes, 64 MiB to 64 GiB, a multiple of 2 MiB.
-    #[serde(with = "crate::size::as_text")]
+    /// Guest RAM in bytes, [`MIN_MEMORY`] to [`MAX_MEMORY`], a multiple of [`MEMORY_STEP`].
+    #[serde(with = "size::as_text")]
     pub memory: u64,
     /// Back guest RAM with 2 MiB huge pages from the host's pool.
     pub hugepages: bool,
@@ -31,7 +53,8 @@ pub struct VmConfig {
     pub nets: Vec<NetConfig>,
     /// Add a virtio balloon with free page reporting.
     pub balloon: Option<BalloonConfig>,
-    /// Shell command to run in the default guest image instead of an interactive shell.
+    /// Shell command for the guest to run instead of an interactive shell. Only the init of the
+    /// default guest image obeys it: an initrd given together with it must be of that kind.
     pub exec: Option<String>,
     /// Where to write the metrics as JSON when the VM ends.
     pub metrics: Option<PathBuf>,
@@ -39,50 +62,248 @@ pub struct VmConfig {
     pub force: bool,
 }
 
-/// A disk.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DiskConfig {
-    /// Raw image file or block device.
-    pub path: PathBuf,
-    /// The guest may not write.
-    #[serde(default, rename = "ro")]
-    pub is_read_only: bool,
-    /// Serial number the guest sees, at most 20 bytes.
-    #[serde(default)]
-    pub serial: Option<String>,
+/// A memory balloon.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BalloonConfig {
+    /// Bytes that the guest shall hand back as soon as it can; at least [`MIN_MEMORY`] must stay.
+    #[serde(with = "size::as_text")]
+    pub target: u64,
 }
 
-/// Where a network interface's frames go.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum NetBackend {
-    /// A TAP interface of the host, by name (at most 15 bytes).
-    Tap(String),
-    /// Outgoing connectivity without root, through `passt`.
-    User,
+impl Default for VmConfig {
+    fn default() -> Self {
+        Self {
+            kernel: None,
+            initrd: None,
+            cmdline: String::new(),
+            cpus: 1,
+            memory: 512 << 20,
+            hugepages: false,
+            disks: Vec::new(),
+            nets: Vec::new(),
+            balloon: None,
+            exec: None,
+            metrics: None,
+            force: false,
+        }
+    }
 }
 
-/// A network interface.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct NetConfig {
-    /// Where the frames go.
-    #[serde(flatten)]
-    pub backend: NetBackend,
-    /// Hardware address; `None` derives a stable one from the interface's position.
-    #[serde(default)]
-    pub mac: Option<MacAddr>,
-    /// Queue pairs, 1 to 8.
-    #[serde(default = "one")]
-    pub queues: u16,
-    /// Largest frame payload in bytes, 68 to 65,535; `None` keeps the TAP's own.
-    #[serde(default)]
-    pub mtu: Option<u16>,
-    /// Address and prefix to give the host's end of the TAP.
-    #[serde(default)]
-    pub host_ip: Option<Ipv4Net>,
-    /// Address and prefix that the default guest image gives its end.
-    #[serde(default)]
-    pub guest_ip: Option<Ipv4Net>,
+/// Why no VM can be like this, wherever it runs.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// Outside 1 to [`MAX_CPUS`].
+    #[error("{found} vCPUs: a VM has 1 to {MAX_CPUS}; choose with --cpus")]
+    Cpus {
+        /// What was asked for.
+        found: u32,
+    },
+    /// Outside [`MIN_MEMORY`] to [`MAX_MEMORY`].
+    #[error("memory of {}: a VM has {} to {}; choose with --memory", Size(*found), Size(MIN_MEMORY), Size(MAX_MEMORY))]
+    MemoryRange {
+        /// What was asked for, in bytes.
+        found: u64,
+    },
+    /// Not a multiple of [`MEMORY_STEP`].
+    #[error("memory of {}: it comes in steps of {}; take {}", Size(*found), Size(MEMORY_STEP), Size(found.next_multiple_of(MEMORY_STEP)))]
+    MemoryStep {
+        /// What was asked for, in bytes.
+        found: u64,
+    },
+    /// Above [`MAX_CMDLINE_BYTES`].
+    #[error(
+        "kernel command line of {len} bytes: at most {MAX_CMDLINE_BYTES} fit beside our own; shorten --cmdline"
+    )]
+    CmdlineTooLong {
+        /// What was asked for, in bytes.
+        len: usize,
+    },
+    /// A NUL would end the text early.
+    #[error("{what} contains a NUL character, which ends it early; remove it")]
+    Nul {
+        /// `--cmdline` or `--exec`.
+        what: &'static str,
+    },
+    /// A command of nothing.
+    #[error(
+        "--exec is empty, so the guest has nothing to run; write a shell command, such as --exec 'uname -a'"
+    )]
+    ExecEmpty,
+    /// Nobody in the guest would read the command.
+    #[error(
+        "--exec has no init to obey it with --kernel alone; leave --kernel out, or add the --initrd of the default guest image"
+    )]
+    ExecWithoutInitrd,
+    /// The guest would be left without memory.
+    #[error("balloon target of {}: of {} at least {} must stay with the guest; choose a smaller one", Size(*target), Size(*memory), Size(MIN_MEMORY))]
+    BalloonTarget {
+        /// What was asked for, in bytes.
+        target: u64,
+        /// Guest RAM in bytes.
+        memory: u64,
+    },
+    /// A disk is refused for itself.
+    #[error("disk{disk_idx}")]
+    Disk {
+        /// Position among the disks.
+        disk_idx: usize,
+        /// Why.
+        source: DiskError,
+    },
+    /// An interface is refused for itself.
+    #[error("net{net_idx}")]
+    Net {
+        /// Position among the interfaces.
+        net_idx: usize,
+        /// Why.
+        source: NetError,
+    },
+    /// Two disks, at least one of them writable, on one file.
+    #[error(
+        "disk{second}: {path} is already disk{first}, and a writer needs it alone; add ro to both or drop one"
+    )]
+    SharedDisk {
+        /// The file.
+        path: String,
+        /// Position of the first use.
+        first: usize,
+        /// Position of the second use.
+        second: usize,
+    },
+    /// Two interfaces share a TAP or a hardware address.
+    #[error("net{second}: {what} is already taken by net{first}; give each interface its own")]
+    SharedNet {
+        /// The TAP or the address.
+        what: String,
+        /// Position of the first use.
+        first: usize,
+        /// Position of the second use.
+        second: usize,
+    },
+}
+
+/// Why a text is not a configuration.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("line {line}: {message}")]
+pub struct TomlError {
+    /// Line of the mistake, 1-based.
+    pub line: usize,
+    /// What the parser says, on one line.
+    pub message: String,
+}
+
+impl VmConfig {
+    /// Reads a configuration from TOML. Does not validate it: flags may yet change it.
+    ///
+    /// # Errors
+    /// [`TomlError`] for a syntax error, an unknown field or a value of the wrong kind.
+    pub fn from_toml(text: &str) -> Result<Self, TomlError> {
+        toml::from_str(text).map_err(|error| {
+            let offset = error.span().map_or(0, |span| span.start);
+            let before = text.get(..offset).unwrap_or(text);
+            TomlError {
+                line: before.matches('\n').count() + 1,
+                message: error.message().replace('\n', ", "),
+            }
+        })
+    }
+
+    /// Checks everything that can be said without looking at the host.
+    ///
+    /// # Errors
+    /// The first [`ConfigError`] found.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        if !(1..=MAX_CPUS).contains(&self.cpus) {
+            return Err(ConfigError::Cpus { found: self.cpus });
+        }
+        self.validate_memory()?;
+        self.validate_texts()?;
+        self.validate_disks()?;
+        self.validate_nets()
+    }
+
+    fn validate_memory(&self) -> Result<(), ConfigError> {
+        let found = self.memory;
+        if !(MIN_MEMORY..=MAX_MEMORY).contains(&found) {
+            return Err(ConfigError::MemoryRange { found });
+        }
+        if !found.is_multiple_of(MEMORY_STEP) {
+            return Err(ConfigError::MemoryStep { found });
+        }
+        let target = self.balloon.as_ref().map_or(0, |balloon| balloon.target);
+        if target > found - MIN_MEMORY {
+            return Err(ConfigError::BalloonTarget {
+                target,
+                memory: found,
+            });
+        }
+        Ok(())
+    }
+
+    fn validate_texts(&self) -> Result<(), ConfigError> {
+        let len = self.cmdline.len();
+        if len > MAX_CMDLINE_BYTES {
+            return Err(ConfigError::CmdlineTooLong { len });
+        }
+        if self.cmdline.contains('\0') {
+            return Err(ConfigError::Nul { what: "--cmdline" });
+        }
+        let Some(command) = &self.exec else {
+            return Ok(());
+        };
+        if command.trim().is_empty() {
+            return Err(ConfigError::ExecEmpty);
+        }
+        if command.contains('\0') {
+            return Err(ConfigError::Nul { what: "--exec" });
+        }
+        if self.kernel.is_some() && self.initrd.is_none() {
+            return Err(ConfigError::ExecWithoutInitrd);
+        }
+        Ok(())
+    }
+
+    fn validate_disks(&self) -> Result<(), ConfigError> {
+        let mut seen = HashMap::new();
+        for (disk_idx, disk) in self.disks.iter().enumerate() {
+            disk.validate()
+                .map_err(|source| ConfigError::Disk { disk_idx, source })?;
+            let &mut (first, ref mut is_read_only) = seen
+                .entry(&disk.path)
+                .or_insert((disk_idx, disk.is_read_only));
+            *is_read_only &= disk.is_read_only;
+            if first != disk_idx && !*is_read_only {
+                return Err(ConfigError::SharedDisk {
+                    path: disk.path.display().to_string(),
+                    first,
+                    second: disk_idx,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn validate_nets(&self) -> Result<(), ConfigError> {
+        let mut seen = HashMap::new();
+        for (net_idx, net) in self.nets.iter().enumerate() {
+            net.validate()
+                .map_err(|source| ConfigError::Net { net_idx, source })?;
+            let tap = match &net.backend {
+                NetBackend::Tap(name) => Some(format!("TAP {name}")),
+                NetBackend::User => None,
+            };
+            let mac = format!("MAC address {}", net.effective_mac(net_idx));
+            for what in tap.into_iter().chain([mac]) {
+                if let Some(first) = seen.insert(what.clone(), net_idx) {
+                    return Err(ConfigError::SharedNet {
+                        what,
+                        first,
+                        second: net_idx,
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
 }

@@ -1,4 +1,13 @@
 //! alacrity: a virtual machine monitor on KVM.
+//!
+//! | module | what lives there |
+//! |---|---|
+//! | [`cli`] | command line and configuration file → [`config::VmConfig`] |
+//! | [`config`] | what a VM shall be: plain data and its pure checks |
+//! | [`images`] | where the default guest image is |
+//! | [`exec`] | how a command travels into the default guest image |
+//! | [`exit`] | the exit statuses of `alacrity` |
+//! | [`mac`], [`size`] | hardware addresses and sizes as text |
 #![cfg_attr(
     test,
     allow(
@@ -9,6 +18,19 @@
 )]
 
 pub mod boot;
+pub mod builder;
+pub mod cli;
+pub mod config;
+pub mod console;
+pub mod control;
+pub mod event;
+pub mod exec;
+pub mod exit;
+pub mod images;
 pub mod kvm;
 pub mod layout;
+pub mod mac;
 pub mod memory;
+pub mod metrics;
+pub mod size;
+pub mod vmm;

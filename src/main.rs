@@ -1,1 +1,116 @@
-fn main() {}
+//! The `alacrity` program: command line → configuration → VM → exit status.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use alacrity::cli::{self, Cli, Command, LogLevel, RunArgs, generated};
+use alacrity::config::VmConfig;
+use alacrity::exit::ExitStatus;
+use alacrity::{console, vmm};
+use anyhow::Context;
+use clap::Parser;
+use tracing::Level;
+
+/// A failure and the status that tells of it.
+type Failure = (ExitStatus, anyhow::Error);
+
+fn main() -> ExitCode {
+    let started = Instant::now();
+    restore_terminal_on_panic();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error).into(),
+    };
+    start_log(cli.log_level);
+    let outcome = match cli.command {
+        Command::Run(args) => run(*args, started),
+        Command::Check(_) => Err((ExitStatus::HostError, anyhow::anyhow!("check: not yet"))),
+        Command::Completions { shell } => print(generated::completions(shell)),
+        Command::Man { dir: None } => print(generated::main_man_page()),
+        Command::Man { dir: Some(dir) } => write_man_pages(&dir),
+    };
+    match outcome {
+        Ok(status) => status,
+        Err((status, error)) => {
+            eprintln!("error: {error:#}");
+            status
+        }
+    }
+    .into()
+}
+
+/// A panic in any thread ends the program, with a terminal that works.
+fn restore_terminal_on_panic() {
+    let print_panic = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        console::restore_terminal();
+        print_panic(info);
+        std::process::exit(ExitStatus::HostError.code().into());
+    }));
+}
+
+fn run(args: RunArgs, started: Instant) -> Result<ExitStatus, Failure> {
+    let config = VmConfig::try_from(args).map_err(bad_input)?;
+    vmm::run(&config, started).map_err(|error| (error.status(), error.into()))
+}
+
+fn bad_input(error: impl Into<anyhow::Error>) -> Failure {
+    (ExitStatus::BadInput, error.into())
+}
+
+fn write_man_pages(dir: &Path) -> Result<ExitStatus, Failure> {
+    for (name, text) in generated::MAN_PAGES {
+        let path = dir.join(name);
+        fs::write(&path, text)
+            .with_context(|| {
+                format!(
+                    "cannot write {} (does the directory exist?)",
+                    path.display()
+                )
+            })
+            .map_err(bad_input)?;
+    }
+    Ok(ExitStatus::Success)
+}
+
+/// Prints to standard output; a reader that has seen enough (`| head`) is no failure.
+fn print(text: &str) -> Result<ExitStatus, Failure> {
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err((
+            ExitStatus::HostError,
+            anyhow::Error::new(error).context("cannot write to standard output"),
+        )),
+        _ => Ok(ExitStatus::Success),
+    }
+}
+
+/// Help and version go to standard output, bad usage to standard error in two lines.
+fn usage(error: &clap::Error) -> ExitStatus {
+    if error.use_stderr()
+        && error.kind() != clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+    {
+        eprint!("{}", cli::usage_error(error));
+        return ExitStatus::BadInput;
+    }
+    match (error.print(), error.use_stderr()) {
+        (Ok(()), false) => ExitStatus::Success,
+        _ => ExitStatus::BadInput,
+    }
+}
+
+fn start_log(level: LogLevel) {
+    let level = match level {
+        LogLevel::Error => Level::ERROR,
+        LogLevel::Warn => Level::WARN,
+        LogLevel::Info => Level::INFO,
+        LogLevel::Debug => Level::DEBUG,
+        LogLevel::Trace => Level::TRACE,
+    };
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(io::stderr)
+        .init();
+}

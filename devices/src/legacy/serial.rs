@@ -14,6 +14,11 @@ use crate::metrics::Counter;
 /// I/O ports that the device takes.
 pub const NUM_PORTS: u64 = 8;
 
+const IER: u64 = 1;
+const IER_DATA_AVAILABLE: u8 = 1 << 0;
+const MCR_OUT2: u8 = 1 << 3;
+const MCR_LOOP: u8 = 1 << 4;
+
 /// Counters of one port.
 #[derive(Debug, Default, Serialize)]
 pub struct SerialMetrics {
@@ -58,9 +63,18 @@ impl SerialEvents for Events {
     }
 }
 
+type Registers = Serial<Irq, Events, Box<dyn Write + Send>>;
+
+fn is_listening(serial: &Registers) -> bool {
+    let state = serial.state();
+    state.interrupt_enable & IER_DATA_AVAILABLE != 0
+        && state.modem_control & (MCR_OUT2 | MCR_LOOP) == MCR_OUT2
+}
+
 /// A serial port whose output goes to a writer.
 pub struct SerialPort {
-    serial: Mutex<Serial<Irq, Events, Box<dyn Write + Send>>>,
+    serial: Mutex<Registers>,
+    listen_evt: EventFd,
 }
 
 impl std::fmt::Debug for SerialPort {
@@ -72,24 +86,37 @@ impl std::fmt::Debug for SerialPort {
 impl SerialPort {
     /// A port that interrupts through `irq` and sends what the guest writes to `out`.
     ///
-    /// `room_evt` is signalled when the guest has read all input, so that whoever feeds
-    /// [`SerialPort::enqueue`] can go on.
+    /// `room_evt` is signalled when the guest has read all input or begins to listen, so that
+    /// whoever feeds [`SerialPort::enqueue`] can go on.
+    ///
+    /// # Errors
+    /// The host is out of file descriptors.
     pub fn new(
         irq: EventFd,
         room_evt: EventFd,
         out: Box<dyn Write + Send>,
         metrics: Arc<SerialMetrics>,
-    ) -> Self {
+    ) -> io::Result<Self> {
+        let listen_evt = room_evt.try_clone()?;
         let events = Events { metrics, room_evt };
         let serial = Serial::with_events(Irq(irq), events, out);
-        SerialPort {
+        Ok(SerialPort {
             serial: Mutex::new(serial),
-        }
+            listen_evt,
+        })
     }
 
-    /// Input bytes that the port takes now.
+    /// Input bytes that the port takes now: none until the guest listens.
+    ///
+    /// A kernel empties the port when it opens it, so what arrived before would be lost. It listens
+    /// once it has enabled the receive interrupt and the line that carries it (OUT2).
     pub fn room(&self) -> usize {
-        self.lock().fifo_capacity()
+        let serial = self.lock();
+        if is_listening(&serial) {
+            serial.fifo_capacity()
+        } else {
+            0
+        }
     }
 
     /// Gives the guest input; answers how many bytes fitted.
@@ -98,7 +125,7 @@ impl SerialPort {
         self.lock().enqueue_raw_bytes(input).unwrap_or(0)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Serial<Irq, Events, Box<dyn Write + Send>>> {
+    fn lock(&self) -> MutexGuard<'_, Registers> {
         self.serial.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -112,7 +139,14 @@ impl BusDevice for SerialPort {
 
     fn write(&self, offset: u64, data: &[u8]) {
         if let ([byte], Ok(register)) = (data, u8::try_from(offset)) {
-            match self.lock().write(register, *byte) {
+            let mut serial = self.lock();
+            let written = serial.write(register, *byte);
+            if offset == IER && is_listening(&serial) {
+                // Fails only when the counter is full, and then it is readable.
+                let _ = self.listen_evt.write(1);
+            }
+            drop(serial);
+            match written {
                 // Lost output is counted by the events.
                 Ok(()) | Err(serial::Error::IOError(_) | serial::Error::FullFifo) => {}
                 Err(serial::Error::Trigger(error)) => {
@@ -152,7 +186,8 @@ mod tests {
             room_evt.try_clone().unwrap(),
             Box::new(sink.clone()),
             Arc::default(),
-        );
+        )
+        .unwrap();
         (port, sink, room_evt)
     }
 
@@ -166,9 +201,29 @@ mod tests {
         assert_eq!(*sink.0.lock().unwrap(), b"hi");
     }
 
+    fn listen(port: &SerialPort) {
+        port.write(4, &[MCR_OUT2]);
+        port.write(IER, &[IER_DATA_AVAILABLE]);
+    }
+
+    #[test]
+    fn input_waits_until_the_guest_listens() {
+        let (port, _sink, room_evt) = port();
+
+        port.write(IER, &[0x0f]); // a driver's probe
+        assert_eq!(port.room(), 0);
+        port.write(IER, &[0]);
+        listen(&port);
+
+        assert!(port.room() > 0);
+        assert_eq!(room_evt.read().unwrap(), 1);
+    }
+
     #[test]
     fn input_fills_up_and_makes_room_once_read() {
         let (port, _sink, room_evt) = port();
+        listen(&port);
+        room_evt.read().unwrap();
         let capacity = port.room();
         let mut data = [0];
 

@@ -1,0 +1,158 @@
+use clap::{CommandFactory, Parser};
+
+use super::*;
+use crate::config::NetBackend;
+
+fn config(args: &[&str]) -> Result<VmConfig, CliError> {
+    let all = ["alacrity", "run"].iter().chain(args);
+    match Cli::try_parse_from(all).unwrap().command {
+        Command::Run(args) => (*args).try_into(),
+        other => panic!("not a run command: {other:?}"),
+    }
+}
+
+fn flag_error(args: &[&str]) -> ValueError {
+    match config(args).unwrap_err() {
+        CliError::Flag { source, .. } => source,
+        other => panic!("not a flag error: {other:?}"),
+    }
+}
+
+#[test]
+fn definition_is_consistent() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn no_flags_give_the_default_vm() {
+    assert_eq!(config(&[]).unwrap(), VmConfig::default());
+}
+
+#[test]
+fn every_flag_lands_in_its_field() {
+    let config = config(&[
+        "--kernel",
+        "k",
+        "--initrd",
+        "i",
+        "--cmdline",
+        "-x quiet",
+        "--cpus",
+        "4",
+        "--memory",
+        "1G",
+        "--hugepages",
+        "--disk",
+        "path=a.img,ro,serial=A",
+        "--net",
+        "tap=tap0,mac=02:00:00:00:00:01,queues=2,mtu=9000,host_ip=10.0.0.1/24,guest_ip=10.0.0.2/24",
+        "--net",
+        "user",
+        "--balloon=target=64M",
+        "--exec",
+        "true",
+        "--metrics",
+        "m",
+        "--force",
+    ])
+    .unwrap();
+
+    assert_eq!(config.kernel, Some("k".into()));
+    assert_eq!(config.initrd, Some("i".into()));
+    assert_eq!(config.cmdline, "-x quiet");
+    assert_eq!(config.cpus, 4);
+    assert_eq!(config.memory, 1 << 30);
+    assert!(config.hugepages);
+    assert!(config.disks[0].is_read_only);
+    assert_eq!(config.disks[0].serial.as_deref(), Some("A"));
+    assert_eq!(config.nets[0].backend, NetBackend::Tap("tap0".into()));
+    assert_eq!(config.nets[0].queues, 2);
+    assert_eq!(config.nets[0].mtu, Some(9000));
+    assert_eq!(
+        config.nets[0].guest_ip,
+        Some("10.0.0.2/24".parse().unwrap())
+    );
+    assert_eq!(config.nets[1].backend, NetBackend::User);
+    assert_eq!(config.balloon, Some(BalloonConfig { target: 64 << 20 }));
+    assert_eq!(config.exec.as_deref(), Some("true"));
+    assert_eq!(config.metrics, Some("m".into()));
+    assert!(config.force);
+}
+
+#[test]
+fn balloon_alone_takes_nothing_at_once() {
+    assert_eq!(
+        config(&["--balloon"]).unwrap().balloon,
+        Some(BalloonConfig { target: 0 })
+    );
+}
+
+#[test]
+fn flags_override_the_file_and_lists_add_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("vm.toml");
+    fs::write(&path, "cpus = 2\nmemory = \"1G\"\n[[disk]]\npath = \"a\"\n").unwrap();
+
+    let config = config(&[
+        "--config",
+        path.to_str().unwrap(),
+        "--cpus",
+        "3",
+        "--disk",
+        "path=b",
+    ])
+    .unwrap();
+
+    assert_eq!(config.cpus, 3);
+    assert_eq!(config.memory, 1 << 30);
+    assert_eq!(config.disks[0].path, Path::new("a"));
+    assert_eq!(config.disks[1].path, Path::new("b"));
+}
+
+#[test]
+fn values_of_the_wrong_kind_are_refused() {
+    assert!(matches!(
+        flag_error(&["--memory", "abc"]),
+        ValueError::Size(SizeError::NotASize { .. })
+    ));
+    assert!(matches!(
+        flag_error(&["--cpus", "-1"]),
+        ValueError::Number { .. }
+    ));
+    assert!(matches!(
+        flag_error(&["--net", "tap=t,mac=1:2"]),
+        ValueError::Mac(_)
+    ));
+    assert!(matches!(
+        flag_error(&["--net", "tap=t,host_ip=10.0.0.1"]),
+        ValueError::Ipv4Net { .. }
+    ));
+    assert!(matches!(
+        flag_error(&["--net", "mtu=1500"]),
+        ValueError::Net(NetError::NoBackend)
+    ));
+    assert!(matches!(
+        flag_error(&["--balloon=size=1M"]),
+        ValueError::Keys(KeysError::Unknown { .. })
+    ));
+}
+
+#[test]
+fn usage_error_is_two_lines() {
+    let error = Cli::try_parse_from(["alacrity", "run", "--memroy", "1G"]).unwrap_err();
+
+    let text = usage_error(&error);
+
+    assert_eq!(text.lines().count(), 2, "{text}");
+    assert!(text.contains("--memory"), "{text}");
+}
+
+#[test]
+fn error_chain_joins_causes_on_one_line() {
+    let error = config(&["--memory", "0"]).unwrap_err();
+
+    assert_eq!(
+        error_chain(&error),
+        "cannot start this VM: memory of 0: a VM has 64M to 64G; choose with --memory"
+    );
+}

@@ -1,0 +1,260 @@
+use super::*;
+use crate::mac::MacAddr;
+
+fn disk(path: &str, is_read_only: bool) -> DiskConfig {
+    DiskConfig {
+        path: path.into(),
+        is_read_only,
+        serial: None,
+    }
+}
+
+fn tap(name: &str) -> NetConfig {
+    NetConfig {
+        backend: NetBackend::Tap(name.into()),
+        mac: None,
+        queues: 1,
+        mtu: None,
+        host_ip: None,
+        guest_ip: None,
+    }
+}
+
+fn config_with_memory(memory: u64) -> VmConfig {
+    VmConfig {
+        memory,
+        ..VmConfig::default()
+    }
+}
+
+#[test]
+fn default_configuration_is_valid() {
+    assert_eq!(VmConfig::default().validate(), Ok(()));
+}
+
+#[test]
+fn cpus_are_1_to_32() {
+    let config = |cpus| VmConfig {
+        cpus,
+        ..VmConfig::default()
+    };
+
+    assert_eq!(config(0).validate(), Err(ConfigError::Cpus { found: 0 }));
+    assert_eq!(config(32).validate(), Ok(()));
+    assert_eq!(config(33).validate(), Err(ConfigError::Cpus { found: 33 }));
+}
+
+#[test]
+fn memory_is_64_mib_to_64_gib() {
+    for found in [0, (64 << 20) - MEMORY_STEP, (64 << 30) + MEMORY_STEP] {
+        assert_eq!(
+            config_with_memory(found).validate(),
+            Err(ConfigError::MemoryRange { found })
+        );
+    }
+    assert_eq!(config_with_memory(64 << 20).validate(), Ok(()));
+    assert_eq!(config_with_memory(64 << 30).validate(), Ok(()));
+}
+
+#[test]
+fn memory_off_step_is_refused_and_told_the_next_step() {
+    let err = config_with_memory(513 << 20).validate().unwrap_err();
+
+    assert_eq!(err, ConfigError::MemoryStep { found: 513 << 20 });
+    assert!(err.to_string().ends_with("take 514M"), "{err}");
+}
+
+#[test]
+fn cmdline_leaves_room_for_our_own() {
+    let config = |len| VmConfig {
+        cmdline: "x".repeat(len),
+        ..VmConfig::default()
+    };
+
+    assert_eq!(config(1791).validate(), Ok(()));
+    assert_eq!(
+        config(1792).validate(),
+        Err(ConfigError::CmdlineTooLong { len: 1792 })
+    );
+}
+
+#[test]
+fn nul_in_texts_is_refused() {
+    let cmdline = VmConfig {
+        cmdline: "a\0b".into(),
+        ..VmConfig::default()
+    };
+    let exec = VmConfig {
+        exec: Some("a\0b".into()),
+        ..VmConfig::default()
+    };
+
+    assert_eq!(
+        cmdline.validate(),
+        Err(ConfigError::Nul { what: "--cmdline" })
+    );
+    assert_eq!(exec.validate(), Err(ConfigError::Nul { what: "--exec" }));
+}
+
+#[test]
+fn empty_exec_is_refused() {
+    let config = VmConfig {
+        exec: Some(" ".into()),
+        ..VmConfig::default()
+    };
+
+    assert_eq!(config.validate(), Err(ConfigError::ExecEmpty));
+}
+
+#[test]
+fn exec_with_own_kernel_needs_an_initrd() {
+    let mut config = VmConfig {
+        exec: Some("true".into()),
+        kernel: Some("vmlinux".into()),
+        ..VmConfig::default()
+    };
+    assert_eq!(config.validate(), Err(ConfigError::ExecWithoutInitrd));
+
+    config.initrd = Some("initramfs.cpio".into());
+
+    assert_eq!(config.validate(), Ok(()));
+}
+
+#[test]
+fn balloon_leaves_the_guest_64_mib() {
+    let config = |target| VmConfig {
+        memory: 128 << 20,
+        balloon: Some(BalloonConfig { target }),
+        ..VmConfig::default()
+    };
+
+    assert_eq!(config(64 << 20).validate(), Ok(()));
+    assert!(matches!(
+        config(65 << 20).validate(),
+        Err(ConfigError::BalloonTarget { .. })
+    ));
+}
+
+#[test]
+fn one_file_may_be_two_disks_only_read_only() {
+    let config = |first, second| VmConfig {
+        disks: vec![
+            disk("a.img", first),
+            disk("b.img", false),
+            disk("a.img", second),
+        ],
+        ..VmConfig::default()
+    };
+    let shared = Err(ConfigError::SharedDisk {
+        path: "a.img".into(),
+        first: 0,
+        second: 2,
+    });
+
+    assert_eq!(config(true, true).validate(), Ok(()));
+    assert_eq!(config(false, true).validate(), shared);
+    assert_eq!(config(true, false).validate(), shared);
+}
+
+#[test]
+fn two_interfaces_with_one_tap_are_refused() {
+    let config = VmConfig {
+        nets: vec![tap("tap0"), tap("tap0")],
+        ..VmConfig::default()
+    };
+
+    assert_eq!(
+        config.validate(),
+        Err(ConfigError::SharedNet {
+            what: "TAP tap0".into(),
+            first: 0,
+            second: 1
+        })
+    );
+}
+
+#[test]
+fn two_interfaces_with_one_mac_are_refused() {
+    let with_mac = |name| NetConfig {
+        mac: Some(MacAddr([2, 0, 0, 0, 0, 1])),
+        ..tap(name)
+    };
+    let config = VmConfig {
+        nets: vec![with_mac("tap0"), with_mac("tap1")],
+        ..VmConfig::default()
+    };
+
+    let err = config.validate().unwrap_err();
+
+    assert!(
+        matches!(
+            err,
+            ConfigError::SharedNet {
+                first: 0,
+                second: 1,
+                ..
+            }
+        ),
+        "{err}"
+    );
+}
+
+#[test]
+fn toml_fills_every_field_and_round_trips() {
+    let text = r#"
+        kernel = "vmlinux"
+        initrd = "initramfs.cpio"
+        cmdline = "quiet"
+        cpus = 2
+        memory = "1G"
+        hugepages = true
+        exec = "true"
+        metrics = "m.json"
+        force = true
+        [balloon]
+        target = "64M"
+        [[disk]]
+        path = "a.img"
+        ro = true
+        serial = "A1"
+        [[net]]
+        tap = "tap0"
+        mac = "02:00:00:00:00:01"
+        queues = 2
+        mtu = 9000
+        host_ip = "10.0.0.1/24"
+        guest_ip = "10.0.0.2/24"
+        [[net]]
+        user = true
+    "#;
+
+    let config = VmConfig::from_toml(text).unwrap();
+
+    assert_eq!(config.memory, 1 << 30);
+    assert_eq!(config.nets[1].backend, NetBackend::User);
+    assert_eq!(config.nets[0].host_ip.unwrap().prefix_len(), 24);
+    assert_eq!(config.balloon, Some(BalloonConfig { target: 64 << 20 }));
+    assert_eq!(config.validate(), Ok(()));
+    let json = serde_json::to_string(&config).unwrap();
+    assert_eq!(serde_json::from_str::<VmConfig>(&json).unwrap(), config);
+}
+
+#[test]
+fn unknown_fields_are_refused_at_every_level() {
+    for text in [
+        "memroy = \"1G\"",
+        "[[disk]]\npath = \"a\"\nreadonly = true",
+        "[[net]]\ntap = \"tap0\"\nque = 2",
+        "[balloon]\nsize = \"1M\"",
+    ] {
+        let err = VmConfig::from_toml(text).unwrap_err();
+        assert!(err.message.starts_with("unknown field"), "{err}");
+    }
+}
+
+#[test]
+fn toml_errors_name_the_line() {
+    let err = VmConfig::from_toml("cpus = 2\nmemory = 512\n").unwrap_err();
+
+    assert_eq!(err.line, 2, "{err}");
+}
