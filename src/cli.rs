@@ -7,7 +7,6 @@ pub mod keys;
 #[cfg(test)]
 mod tests;
 
-use std::error::Error;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -230,18 +229,6 @@ fn parse_size(text: &str) -> Result<u64, ValueError> {
 fn parse_number<T: FromStr>(text: &str) -> Result<T, ValueError> {
     text.parse()
         .map_err(|_| ValueError::Number { text: text.into() })
-}
-
-/// Joins an error and its causes by `: `, on one line.
-pub fn error_chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 /// Shortens what `clap` says about bad usage to two lines: what is wrong, and where help is.

@@ -4,10 +4,12 @@
 //! |---|---|
 //! | [`cli`] | command line and configuration file → [`config::VmConfig`] |
 //! | [`config`] | what a VM shall be: plain data and its pure checks |
+//! | [`preflight`] | the checks of a configuration that need to look at the host |
+//! | [`check`] | can this host run Linux guests? measured, with remedies |
 //! | [`images`] | where the default guest image is |
 //! | [`exec`] | how a command travels into the default guest image |
 //! | [`exit`] | the exit statuses of `alacrity` |
-//! | [`mac`], [`size`] | hardware addresses and sizes as text |
+//! | [`error`], [`mac`], [`size`] | errors, hardware addresses and sizes as text |
 #![cfg_attr(
     test,
     allow(
@@ -19,10 +21,12 @@
 
 pub mod boot;
 pub mod builder;
+pub mod check;
 pub mod cli;
 pub mod config;
 pub mod console;
 pub mod control;
+pub mod error;
 pub mod event;
 pub mod exec;
 pub mod exit;
@@ -32,5 +36,6 @@ pub mod layout;
 pub mod mac;
 pub mod memory;
 pub mod metrics;
+pub mod preflight;
 pub mod size;
 pub mod vmm;

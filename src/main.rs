@@ -6,9 +6,11 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use alacrity::cli::{self, Cli, Command, LogLevel, RunArgs, generated};
+use alacrity::check;
+use alacrity::cli::{self, CheckArgs, Cli, Command, LogLevel, RunArgs, generated};
 use alacrity::config::VmConfig;
 use alacrity::exit::ExitStatus;
+use alacrity::preflight;
 use alacrity::{console, vmm};
 use anyhow::Context;
 use clap::Parser;
@@ -27,7 +29,7 @@ fn main() -> ExitCode {
     start_log(cli.log_level);
     let outcome = match cli.command {
         Command::Run(args) => run(*args, started),
-        Command::Check(_) => Err((ExitStatus::HostError, anyhow::anyhow!("check: not yet"))),
+        Command::Check(args) => check(&args),
         Command::Completions { shell } => print(generated::completions(shell)),
         Command::Man { dir: None } => print(generated::main_man_page()),
         Command::Man { dir: Some(dir) } => write_man_pages(&dir),
@@ -54,7 +56,24 @@ fn restore_terminal_on_panic() {
 
 fn run(args: RunArgs, started: Instant) -> Result<ExitStatus, Failure> {
     let config = VmConfig::try_from(args).map_err(bad_input)?;
+    preflight::input(&config).map_err(bad_input)?;
+    preflight::kvm(config.force).map_err(bad_input)?;
     vmm::run(&config, started).map_err(|error| (error.status(), error.into()))
+}
+
+fn check(args: &CheckArgs) -> Result<ExitStatus, Failure> {
+    let report = check::report();
+    let text = match args.json {
+        true => serde_json::to_string_pretty(&report)
+            .map(|json| json + "\n")
+            .map_err(|error| (ExitStatus::HostError, error.into()))?,
+        false => report.to_string(),
+    };
+    print(&text)?;
+    Ok(match report.can_run_linux {
+        true => ExitStatus::Success,
+        false => ExitStatus::CheckFailed,
+    })
 }
 
 fn bad_input(error: impl Into<anyhow::Error>) -> Failure {

@@ -148,11 +148,11 @@ fn usage_error_is_two_lines() {
 }
 
 #[test]
-fn error_chain_joins_causes_on_one_line() {
+fn refusal_is_one_line_with_its_causes() {
     let error = config(&["--memory", "0"]).unwrap_err();
 
     assert_eq!(
-        error_chain(&error),
+        crate::error::chain(&error),
         "cannot start this VM: memory of 0: a VM has 64M to 64G; choose with --memory"
     );
 }
