@@ -81,15 +81,13 @@ fn bad_input(error: impl Into<anyhow::Error>) -> Failure {
 }
 
 fn write_man_pages(dir: &Path) -> Result<ExitStatus, Failure> {
+    fs::create_dir_all(dir)
+        .with_context(|| format!("cannot make directory {}; name another", dir.display()))
+        .map_err(bad_input)?;
     for (name, text) in generated::MAN_PAGES {
         let path = dir.join(name);
         fs::write(&path, text)
-            .with_context(|| {
-                format!(
-                    "cannot write {} (does the directory exist?)",
-                    path.display()
-                )
-            })
+            .with_context(|| format!("cannot write {}; name another directory", path.display()))
             .map_err(bad_input)?;
     }
     Ok(ExitStatus::Success)

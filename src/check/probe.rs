@@ -34,8 +34,9 @@ const PRECISE_ITERATIONS: u32 = 2_000_000;
 const CODE_GPA: u64 = 0x1000;
 const PAGE_BYTES: usize = 0x1000;
 const DONE_PORT: u8 = 0x10;
+const CODE_BYTES: usize = 7;
 /// `again: dec ecx; jnz again; out DONE_PORT, al; jmp again`, 32-bit.
-const CODE: [u8; 7] = [0x49, 0x75, 0xfd, 0xe6, DONE_PORT, 0xeb, 0xf9];
+const CODE: [u8; CODE_BYTES] = [0x49, 0x75, 0xfd, 0xe6, DONE_PORT, 0xeb, 0xf9];
 
 const CR0_PROTECTED_MODE: u64 = 0x11; // PE and ET, paging off
 const RFLAGS_RESERVED_ONE: u64 = 0x2;
@@ -85,6 +86,11 @@ pub enum ProbeError {
 /// # Errors
 /// [`ProbeError`].
 pub fn guest_kernel_mode_speed() -> Result<Speed, ProbeError> {
+    speed_of(CODE, DEADLINE)
+}
+
+/// Measures `code`, which loops `ecx` times and then writes to [`DONE_PORT`], forever.
+fn speed_of(code: [u8; CODE_BYTES], deadline: Duration) -> Result<Speed, ProbeError> {
     let setup = |step, source| ProbeError::Setup { step, source };
     let kick = SIGRTMIN() + 1; // the VMM uses SIGRTMIN
     register_signal_handler(kick, ignore_signal)
@@ -95,10 +101,10 @@ pub fn guest_kernel_mode_speed() -> Result<Speed, ProbeError> {
         .name("probe".into())
         .spawn({
             let expired = expired.clone();
-            move || send_speed(&sender, &expired)
+            move || send_speed(&sender, code, &expired)
         })
         .map_err(|source| setup("thread", source))?;
-    if let Ok(outcome) = receiver.recv_timeout(DEADLINE) {
+    if let Ok(outcome) = receiver.recv_timeout(deadline) {
         return outcome;
     }
     expired.store(true, Relaxed);
@@ -109,9 +115,13 @@ pub fn guest_kernel_mode_speed() -> Result<Speed, ProbeError> {
 /// Breaks `KVM_RUN` by arriving.
 extern "C" fn ignore_signal(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
 
-fn send_speed(sender: &Sender<Result<Speed, ProbeError>>, expired: &AtomicBool) {
+fn send_speed(
+    sender: &Sender<Result<Speed, ProbeError>>,
+    code: [u8; CODE_BYTES],
+    expired: &AtomicBool,
+) {
     // The receiver is gone only if the probe was given up.
-    let _ = sender.send(measure(expired));
+    let _ = sender.send(measure(code, expired));
 }
 
 /// Kicks `guest` until it answers, for at most a second. One kick may come just before `KVM_RUN`
@@ -125,8 +135,8 @@ fn stop(guest: &JoinHandle<()>, kick: libc::c_int, answer: &Receiver<Result<Spee
     }
 }
 
-fn measure(expired: &AtomicBool) -> Result<Speed, ProbeError> {
-    let mut guest = LoopGuest::new()?;
+fn measure(code: [u8; CODE_BYTES], expired: &AtomicBool) -> Result<Speed, ProbeError> {
+    let mut guest = LoopGuest::new(code)?;
     let mut quickest = f64::INFINITY;
     for _ in 0..QUICK_LOOKS {
         quickest = quickest.min(guest.ns_per_iteration(QUICK_ITERATIONS, expired)?);
@@ -140,7 +150,7 @@ fn measure(expired: &AtomicBool) -> Result<Speed, ProbeError> {
     })
 }
 
-/// One page of memory and one vCPU at privilege level 0, running [`CODE`].
+/// One page of memory and one vCPU at privilege level 0.
 #[derive(Debug)]
 struct LoopGuest {
     vcpu: VcpuFd,
@@ -149,14 +159,14 @@ struct LoopGuest {
 }
 
 impl LoopGuest {
-    fn new() -> Result<Self, ProbeError> {
+    fn new(code: [u8; CODE_BYTES]) -> Result<Self, ProbeError> {
         let failed = |step| {
             move |errno: kvm_ioctls::Error| ProbeError::Setup {
                 step,
                 source: errno.into(),
             }
         };
-        let memory = code_page()?;
+        let memory = code_page(code)?;
         let vm = kvm::open()
             .map_err(ProbeError::Kvm)?
             .create_vm()
@@ -220,7 +230,7 @@ impl LoopGuest {
     }
 }
 
-fn code_page() -> Result<GuestMemoryMmap, ProbeError> {
+fn code_page(code: [u8; CODE_BYTES]) -> Result<GuestMemoryMmap, ProbeError> {
     let failed = |error: &dyn ToString| ProbeError::Setup {
         step: "memory",
         source: io::Error::other(error.to_string()),
@@ -228,7 +238,7 @@ fn code_page() -> Result<GuestMemoryMmap, ProbeError> {
     let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(CODE_GPA), PAGE_BYTES)])
         .map_err(|error| failed(&error))?;
     memory
-        .write_slice(&CODE, GuestAddress(CODE_GPA))
+        .write_slice(&code, GuestAddress(CODE_GPA))
         .map_err(|error| failed(&error))?;
     Ok(memory)
 }
@@ -330,5 +340,41 @@ mod tests {
         assert!(!speed(0.5).is_interpreted());
         assert!(!speed(2.5).is_interpreted());
         assert!(speed(340.0).is_interpreted());
+    }
+
+    /// Runs `code` where there is a KVM. Says SKIPPED elsewhere, or fails with REQUIRE_KVM=1.
+    fn speed_on_kvm(code: [u8; CODE_BYTES]) -> Option<Result<Speed, ProbeError>> {
+        match speed_of(code, Duration::from_millis(50)) {
+            Err(ProbeError::Kvm(error)) if std::env::var_os("REQUIRE_KVM").is_none() => {
+                println!("SKIPPED: {error}");
+                None
+            }
+            outcome => Some(outcome),
+        }
+    }
+
+    #[test]
+    fn guest_that_never_ends_is_stopped_at_the_deadline() {
+        let jump_to_self = [0xeb, 0xfe, 0, 0, 0, 0, 0];
+
+        let Some(outcome) = speed_on_kvm(jump_to_self) else {
+            return;
+        };
+
+        assert!(matches!(outcome, Err(ProbeError::Deadline)), "{outcome:?}");
+    }
+
+    #[test]
+    fn guest_that_stops_otherwise_is_told_apart() {
+        let halt = [0xf4, 0, 0, 0, 0, 0, 0];
+
+        let Some(outcome) = speed_on_kvm(halt) else {
+            return;
+        };
+
+        assert!(
+            matches!(outcome, Err(ProbeError::UnexpectedExit { .. })),
+            "{outcome:?}"
+        );
     }
 }

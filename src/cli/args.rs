@@ -66,7 +66,7 @@ EXAMPLES:
 )]
 pub struct Cli {
     /// How much to report on standard error.
-    #[arg(long, global = true, value_enum, default_value_t = LogLevel::Warn, value_name = "LEVEL")]
+    #[arg(long, global = true, value_enum, default_value_t = LogLevel::Warn, value_name = "LEVEL", display_order = 900)]
     pub log_level: LogLevel,
     /// What to do.
     #[command(subcommand)]
@@ -142,11 +142,11 @@ pub struct RunArgs {
     pub disks: Vec<String>,
     /// Add a network interface: tap=NAME|user[,mac=..][,queues=N][,mtu=N][,host_ip=..][,guest_ip=..].
     ///
-    /// tap=NAME            a TAP interface; made if missing (and then removed at the end)
-    /// user                outgoing connections without root, through passt
-    /// mac=02:..           address of the guest's end; derived from the TAP's name without it
-    /// queues=N            queue pairs, 1 to 8, one per vCPU at best
-    /// mtu=N               68 to 65535
+    /// tap=NAME              a TAP interface; made if missing (and then removed at the end)
+    /// user                  outgoing connections without root, through passt
+    /// mac=02:..             address of the guest's end; derived from the TAP's name without it
+    /// queues=N              queue pairs, 1 to 8, one per vCPU at best
+    /// mtu=N                 68 to 65535
     /// host_ip=10.9.0.1/24   address to give the host's end
     /// guest_ip=10.9.0.2/24  address that the default guest gives its end
     #[arg(long = "net", value_name = "KEYS", verbatim_doc_comment)]

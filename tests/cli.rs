@@ -1,0 +1,374 @@
+//! The program from outside: what it prints, what it refuses and how, and that a refusal leaves
+//! nothing behind.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "tests fail by panicking"
+)]
+
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use tempfile::TempDir;
+
+const ALACRITY: &str = env!("CARGO_BIN_EXE_alacrity");
+
+/// A directory to run in, with a file that passes for a kernel until it is parsed.
+struct Place {
+    dir: TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("kernel"), "not really").unwrap();
+        Self { dir }
+    }
+
+    fn file(self, name: &str, content: &str) -> Self {
+        fs::write(self.dir.path().join(name), content).unwrap();
+        self
+    }
+
+    fn command(&self, program: &str, args: &[&str]) -> Command {
+        let mut command = Command::new(program);
+        command
+            .args(args)
+            .current_dir(self.dir.path())
+            .env("ALACRITY_GUEST_DIR", self.dir.path().join("no-image"))
+            .stdin(Stdio::null());
+        command
+    }
+
+    fn names(&self) -> Vec<String> {
+        let mut names: Vec<_> = fs::read_dir(self.dir.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    /// Runs `alacrity run ARGS`, which must be refused; returns what it says.
+    fn refused(&self, args: &[&str]) -> String {
+        let before = self.names();
+        let output = self
+            .command(ALACRITY, &[&["run"], args].concat())
+            .output()
+            .unwrap();
+        assert_eq!(self.names(), before, "it left something behind");
+        refusal(&output)
+    }
+}
+
+/// Checks the form of a refusal: status 2, nothing on stdout, one or two lines on stderr.
+fn refusal(output: &Output) -> String {
+    let stderr = String::from_utf8(output.stderr.clone()).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(output.stdout.is_empty());
+    assert!((1..=2).contains(&stderr.lines().count()), "{stderr}");
+    assert!(stderr.starts_with("error: "), "{stderr}");
+    stderr
+}
+
+#[track_caller]
+fn assert_says(text: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(text.contains(part), "no `{part}` in: {text}");
+    }
+}
+
+/// Says why a test does not run here; fails instead if the environment promises a usable KVM and
+/// the test `needs_kvm`.
+fn skip(why: &str, needs_kvm: bool) {
+    assert!(
+        !needs_kvm || std::env::var_os("REQUIRE_KVM").is_none(),
+        "cannot run, but REQUIRE_KVM is set: {why}"
+    );
+    println!("SKIPPED: {why}");
+}
+
+#[test]
+fn memory_of_nothing_too_little_or_no_size_is_refused() {
+    let place = Place::new();
+
+    let zero = place.refused(&["--memory", "0"]);
+    let little = place.refused(&["--memory", "1M"]);
+    let word = place.refused(&["--memory", "abc"]);
+    let bare = place.refused(&["--memory", "512"]);
+
+    assert_says(&zero, &["memory of 0", "64M to 64G", "--memory"]);
+    assert_says(&little, &["memory of 1M", "64M to 64G", "--memory"]);
+    assert_says(&word, &["`abc` is not a size", "512M or 4G"]);
+    assert_says(&bare, &["no unit", "write 512M"]);
+}
+
+#[test]
+fn memory_beyond_the_host_is_refused() {
+    let place = Place::new();
+    let total = alacrity::check::host::total_memory();
+    if total >= 64 << 30 {
+        return skip("this host has 64 GiB or more", false);
+    }
+
+    let text = place.refused(&["--kernel", "kernel", "--memory", "64G"]);
+
+    assert_says(&text, &["memory of 64G", "this host has", "choose less"]);
+}
+
+#[test]
+fn zero_and_a_thousand_cpus_are_refused() {
+    let place = Place::new();
+
+    let zero = place.refused(&["--cpus", "0"]);
+    let thousand = place.refused(&["--cpus", "1000"]);
+    let word = place.refused(&["--cpus", "many"]);
+
+    assert_says(&zero, &["0 vCPUs", "1 to 32", "--cpus"]);
+    assert_says(&thousand, &["1000 vCPUs", "1 to 32"]);
+    assert_says(&word, &["`many` is not a whole number"]);
+}
+
+#[test]
+fn kernel_that_is_missing_empty_or_no_file_is_refused() {
+    let place = Place::new().file("empty", "");
+
+    let missing = place.refused(&["--kernel", "none"]);
+    let empty = place.refused(&["--kernel", "empty"]);
+    let directory = place.refused(&["--kernel", "."]);
+
+    assert_says(&missing, &["kernel none", "does it exist", "No such file"]);
+    assert_says(&empty, &["kernel empty is empty", "make it again"]);
+    assert_says(&directory, &["kernel . is not a file"]);
+}
+
+#[test]
+fn missing_default_image_names_its_remedy() {
+    let text = Place::new().refused(&[]);
+
+    assert_says(&text, &["no default guest image in", "scripts/guest-image"]);
+}
+
+#[test]
+fn initrd_larger_than_memory_is_refused() {
+    let place = Place::new();
+    let initrd = File::create(place.dir.path().join("initrd")).unwrap();
+    initrd.set_len(65 << 20).unwrap();
+
+    let text = place.refused(&[
+        "--kernel", "kernel", "--initrd", "initrd", "--memory", "64M",
+    ]);
+
+    assert_says(
+        &text,
+        &["initrd initrd", "does not fit into 64M", "--memory"],
+    );
+}
+
+#[test]
+fn unknown_keys_are_told_the_known_ones() {
+    let place = Place::new();
+
+    let net = place.refused(&["--net", "tap=tap0,maac=1"]);
+    let disk = place.refused(&["--disk", "disk.img"]);
+
+    assert_says(&net, &["unknown key `maac`", "tap=NAME", "mac="]);
+    assert_says(&disk, &["unknown key `disk.img`", "path=FILE", "ro"]);
+}
+
+#[test]
+fn unknown_flag_is_told_a_similar_one() {
+    let text = Place::new().refused(&["--memroy", "1G"]);
+
+    assert_says(&text, &["--memroy", "'--memory'"]);
+}
+
+#[test]
+fn config_file_that_is_missing_or_has_unknown_fields_is_refused() {
+    let place = Place::new().file("vm.toml", "cpus = 2\nmemroy = \"1G\"\n");
+
+    let unknown = place.refused(&["--config", "vm.toml"]);
+    let missing = place.refused(&["--config", "none.toml"]);
+
+    assert_says(&unknown, &["vm.toml", "line 2", "`memroy`", "`memory`"]);
+    assert_says(&missing, &["none.toml", "does it exist"]);
+}
+
+#[test]
+fn two_interfaces_with_one_mac_are_refused() {
+    let text = Place::new().refused(&[
+        "--net",
+        "tap=tap0,mac=02:00:00:00:00:01",
+        "--net",
+        "user,mac=02:00:00:00:00:01",
+    ]);
+
+    assert_says(&text, &["net1", "02:00:00:00:00:01", "net0", "its own"]);
+}
+
+#[test]
+fn tap_name_of_16_bytes_is_refused() {
+    let text = Place::new().refused(&["--net", "tap=tap0123456789012"]);
+
+    assert_says(&text, &["16 bytes", "at most 15", "shorter"]);
+}
+
+#[test]
+fn one_file_as_two_writable_disks_is_refused() {
+    let text = Place::new().refused(&["--disk", "path=a.img", "--disk", "path=a.img"]);
+
+    assert_says(&text, &["disk1", "a.img", "disk0", "add ro"]);
+}
+
+#[test]
+fn exec_without_anybody_to_obey_is_refused() {
+    let text = Place::new().refused(&["--kernel", "kernel", "--exec", "true"]);
+
+    assert_says(&text, &["--exec", "--kernel", "--initrd"]);
+}
+
+#[test]
+fn metrics_without_directory_are_refused() {
+    let text = Place::new().refused(&["--kernel", "kernel", "--metrics", "none/m.json"]);
+
+    assert_says(&text, &["no directory none", "--metrics"]);
+}
+
+#[test]
+fn host_without_kvm_is_refused() {
+    let place = Place::new();
+    let script = "mount -t tmpfs none /dev && exec \"$0\" run --kernel kernel";
+    let hidden = place
+        .command(
+            "unshare",
+            &["--mount", "sh", "-c", "mount -t tmpfs none /dev"],
+        )
+        .output();
+    if !hidden.is_ok_and(|output| output.status.success()) {
+        return skip("cannot hide /dev without root", false);
+    }
+
+    let output = place
+        .command("unshare", &["--mount", "sh", "-c", script, ALACRITY])
+        .output()
+        .unwrap();
+
+    assert_says(
+        &refusal(&output),
+        &["no /dev/kvm", "firmware", "scripts/lab"],
+    );
+}
+
+#[test]
+fn user_without_permission_for_kvm_is_refused() {
+    let place = Place::new();
+    let program = place.dir.path().join("alacrity");
+    fs::copy(ALACRITY, &program).unwrap();
+    fs::set_permissions(place.dir.path(), Permissions::from_mode(0o755)).unwrap();
+    let as_nobody = ["--reuid=65534", "--regid=65534", "--clear-groups"];
+    let open_kvm = [&as_nobody[..], &["sh", "-c", "exec <>/dev/kvm"]].concat();
+    let can_become = place
+        .command("setpriv", &[&as_nobody[..], &["true"]].concat())
+        .output();
+    let may_open = place.command("setpriv", &open_kvm).output();
+    if !can_become.is_ok_and(|output| output.status.success()) {
+        return skip("cannot become another user without root", false);
+    }
+    if may_open.is_ok_and(|output| output.status.success()) || !Path::new("/dev/kvm").exists() {
+        return skip("/dev/kvm is missing, or open to everybody", false);
+    }
+    let run = [program.to_str().unwrap(), "run", "--kernel", "kernel"];
+
+    let output = place
+        .command("setpriv", &[&as_nobody[..], &run].concat())
+        .output()
+        .unwrap();
+
+    assert_says(
+        &refusal(&output),
+        &["no permission for /dev/kvm", "usermod -aG kvm"],
+    );
+}
+
+#[test]
+fn kvm_that_interprets_kernel_mode_is_refused() {
+    match alacrity::check::guest_kernel_mode_speed() {
+        Err(error) => return skip(&format!("no usable KVM: {error}"), true),
+        Ok(speed) if !speed.is_interpreted() => {
+            return skip("KVM here runs guest kernel mode natively", false);
+        }
+        Ok(_) => {}
+    }
+
+    let text = Place::new().refused(&["--kernel", "kernel"]);
+
+    assert_says(
+        &text,
+        &["interprets guest kernel mode", "scripts/lab", "--force"],
+    );
+}
+
+#[test]
+fn check_prints_one_json_document_whose_verdict_is_the_status() {
+    let output = Place::new()
+        .command(ALACRITY, &["check", "--json"])
+        .output()
+        .unwrap();
+
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let expected = i32::from(report["can_run_linux"] != true);
+    assert_eq!(output.status.code(), Some(expected));
+    assert_eq!(report["items"][0]["id"], "kvm");
+    assert!(output.stderr.is_empty());
+}
+
+#[test]
+fn check_prints_a_remedy_below_what_is_missing() {
+    let output = Place::new().command(ALACRITY, &["check"]).output().unwrap();
+
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_says(
+        &text,
+        &["guest kernel mode", "missing  default guest image"],
+    );
+    assert_says(&text, &["remedy: scripts/guest-image", "Linux guests can"]);
+}
+
+#[test]
+fn help_teaches_with_examples_and_exit_statuses() {
+    let output = Place::new()
+        .command(ALACRITY, &["run", "--help"])
+        .output()
+        .unwrap();
+
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success());
+    assert_says(&text, &["EXAMPLES:", "EXIT STATUS:", "--net user"]);
+}
+
+#[test]
+fn man_pages_are_written_to_a_directory() {
+    let place = Place::new();
+
+    let output = place.command(ALACRITY, &["man", "man1"]).output().unwrap();
+
+    assert!(output.status.success());
+    assert!(place.dir.path().join("man1/alacrity-run.1").is_file());
+}
+
+#[test]
+fn bash_accepts_its_completion_script() {
+    let place = Place::new();
+    let script = place
+        .command(ALACRITY, &["completions", "bash"])
+        .output()
+        .unwrap();
+    let place = place.file("script", &String::from_utf8(script.stdout).unwrap());
+
+    let output = place.command("bash", &["-n", "script"]).output().unwrap();
+
+    assert!(output.status.success(), "{output:?}");
+}
