@@ -92,7 +92,7 @@ pub enum ValueError {
     #[error(transparent)]
     Net(NetError),
     /// Not a whole number in range of anything.
-    #[error("`{text}` is not a whole number; write one, such as 2")]
+    #[error("`{text}` is not a whole number that fits here; write one, such as 2")]
     Number {
         /// What was written.
         text: String,

@@ -1,7 +1,7 @@
 //! The `alacrity` program: command line → configuration → VM → exit status.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -129,5 +129,7 @@ fn start_log(level: LogLevel) {
     tracing_subscriber::fmt()
         .with_max_level(level)
         .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .with_timer(tracing_subscriber::fmt::time::uptime())
         .init();
 }

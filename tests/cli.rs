@@ -146,6 +146,35 @@ fn kernel_that_is_missing_empty_or_no_file_is_refused() {
 }
 
 #[test]
+fn kernel_that_is_random_for_arm64_or_truncated_is_refused() {
+    if let Err(error) = alacrity::check::kvm::open() {
+        return skip(&error.to_string(), true);
+    }
+    let mut arm64 = vec![0; 4096];
+    arm64[0x38..0x3c].copy_from_slice(b"ARM\x64"); // Linux Documentation/arch/arm64/booting.rst, 4
+    let mut elf = vec![0; 64]; // one program header announced, none there
+    elf[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
+    elf[16] = 2; // executable
+    elf[18] = 62; // x86-64
+    elf[20] = 1;
+    elf[32] = 64;
+    elf[52] = 64;
+    elf[54] = 56;
+    elf[56] = 1;
+    let place = Place::new();
+    fs::write(place.dir.path().join("arm64"), arm64).unwrap();
+    fs::write(place.dir.path().join("truncated"), elf).unwrap();
+
+    let random = place.refused(&["--force", "--kernel", "kernel"]);
+    let arm64 = place.refused(&["--force", "--kernel", "arm64"]);
+    let truncated = place.refused(&["--force", "--kernel", "truncated"]);
+
+    assert_says(&random, &["kernel kernel", "neither a bzImage nor an ELF"]);
+    assert_says(&arm64, &["kernel arm64", "for arm64"]);
+    assert_says(&truncated, &["kernel truncated", "is it truncated"]);
+}
+
+#[test]
 fn missing_default_image_names_its_remedy() {
     let text = Place::new().refused(&[]);
 

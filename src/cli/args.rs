@@ -133,14 +133,14 @@ pub struct RunArgs {
     /// Back guest memory with 2 MiB huge pages of the host's pool.
     #[arg(long)]
     pub hugepages: bool,
-    /// Add a disk from a raw image or block device: path=FILE[,ro][,serial=TEXT].
+    /// Add a disk from a raw image or block device; keys ro and serial=TEXT may follow.
     ///
     /// path=FILE    the image or device; a name with a comma goes into --config
     /// ro           the guest may only read
     /// serial=TEXT  what the guest sees in /sys/block/vdX/serial, up to 20 characters
-    #[arg(long = "disk", value_name = "KEYS", verbatim_doc_comment)]
+    #[arg(long = "disk", value_name = "path=FILE,...", verbatim_doc_comment)]
     pub disks: Vec<String>,
-    /// Add a network interface: tap=NAME|user[,mac=..][,queues=N][,mtu=N][,host_ip=..][,guest_ip=..].
+    /// Add a network interface; keys mac, queues, mtu, host_ip and guest_ip may follow.
     ///
     /// tap=NAME              a TAP interface; made if missing (and then removed at the end)
     /// user                  outgoing connections without root, through passt
@@ -149,7 +149,7 @@ pub struct RunArgs {
     /// mtu=N                 68 to 65535
     /// host_ip=10.9.0.1/24   address to give the host's end
     /// guest_ip=10.9.0.2/24  address that the default guest gives its end
-    #[arg(long = "net", value_name = "KEYS", verbatim_doc_comment)]
+    #[arg(long = "net", value_name = "tap=NAME|user,...", verbatim_doc_comment)]
     pub nets: Vec<String>,
     /// Add a memory balloon that also reports free pages; target=SIZE takes that much at once.
     #[arg(long, value_name = "target=SIZE", num_args = 0..=1, default_missing_value = "", require_equals = true)]
