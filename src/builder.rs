@@ -299,6 +299,11 @@ impl Machine {
         }
     }
 
+    /// True if the guest's last reset was the end of a panic.
+    pub fn was_panic(&self) -> bool {
+        boot::reset::was_panic(self.vm.ram())
+    }
+
     /// All counters.
     pub fn metrics(&self) -> &Metrics {
         &self.metrics

@@ -42,6 +42,10 @@ pub const CMDLINE_MAX_BYTES: usize = 2048;
 pub const LOW_RAM_END: u64 = 0xa_0000;
 /// ACPI tables, RSDP first.
 pub const ACPI_START: GuestAddress = GuestAddress(0xe_0000);
+/// Where a CPU starts after a reset, `f000:fff0`.
+pub const RESET_VECTOR: GuestAddress = GuestAddress(0xf_fff0);
+/// Warm reset flag of the BIOS data area.
+pub const WARM_RESET_FLAG: GuestAddress = GuestAddress(0x472);
 /// Where the kernel may go, and everything but boot structures.
 pub const HIGH_MEMORY_START: GuestAddress = GuestAddress(0x10_0000);
 

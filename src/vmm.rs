@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::boot::{BootError, Initrd, KernelImage};
+use crate::boot::{self, BootError, Initrd, KernelImage};
 use crate::builder::{BuildError, Machine, SerialOutputs};
 use crate::config::{NetBackend, VmConfig};
 use crate::console::{ConsoleInput, RawTerminal};
@@ -128,7 +128,10 @@ pub fn run(config: &VmConfig, started: Instant) -> Result<ExitStatus, RunError> 
     control.end(End::Escape); // if the loop failed, the vCPUs stop all the same
     threads.into_iter().for_each(VcpuThread::join);
     drop(terminal);
-    let (end, signal) = ended.map_err(host("run the main loop"))?;
+    let (mut end, signal) = ended.map_err(host("run the main loop"))?;
+    if matches!(end, End::Reset) && machine.was_panic() {
+        end = End::Panic;
+    }
     if let Some(path) = &config.metrics {
         machine
             .metrics()
@@ -177,7 +180,7 @@ fn outputs(is_exec: bool) -> SerialOutputs {
 
 /// Our part, the addresses of the interfaces for the guest image's init, and the user's part.
 fn cmdline(config: &VmConfig) -> String {
-    let mut cmdline = String::from(CMDLINE);
+    let mut cmdline = format!("{CMDLINE} {}", boot::reset::CMDLINE);
     for (net_idx, net) in config.nets.iter().enumerate() {
         if let (NetBackend::Tap(_), Some(guest_ip)) = (&net.backend, net.guest_ip) {
             cmdline += &format!(" alacrity.ip=eth{net_idx},{guest_ip}");

@@ -6,11 +6,13 @@
 //! | [`initrd`] | placing the initial RAM disk |
 //! | [`params`] | memory map, command line, `boot_params` or `hvm_start_info`, page tables |
 //! | [`acpi`] | the ACPI tables |
+//! | [`reset`] | what a guest finds at the BIOS reset vector, and how it says that it panicked |
 
 pub mod acpi;
 pub mod initrd;
 pub mod kernel;
 pub mod params;
+pub mod reset;
 
 use alacrity_devices::GuestRam;
 
@@ -51,5 +53,6 @@ pub fn load(
         .map(|initrd| initrd.load(ram, loaded.end, loaded.initrd_max))
         .transpose()?;
     acpi::write(ram, num_vcpus).map_err(params::ParamsError::Acpi)?;
+    reset::write_vector(ram).map_err(params::ParamsError::Write)?;
     Ok(params::write(ram, &loaded, initrd, cmdline)?)
 }

@@ -213,7 +213,7 @@ fn write_page_tables(ram: &GuestRam) -> Result<(), GuestMemoryError> {
             GuestAddress(table(1) + 8 * gib),
         )?;
         for page in 0..512 {
-            let entry = (gib * 512 + page) * 2 * MIB | HUGE | PRESENT_WRITABLE;
+            let entry = ((gib * 512 + page) * 2 * MIB) | HUGE | PRESENT_WRITABLE;
             ram.write_obj(entry, GuestAddress(table(2 + gib) + 8 * page))?;
         }
     }

@@ -233,9 +233,10 @@ impl Vcpu {
     fn run(mut self, context: &VcpuContext) -> Result<(), VcpuError> {
         let vcpu_idx = self.idx;
         let exits = Arc::clone(&self.exits);
-        let claim = |is_claimed: bool| {
+        let claim = |is_claimed: bool, access: &str, at: u64| {
             if !is_claimed {
                 exits.unclaimed.add(1);
+                tracing::trace!("vCPU {vcpu_idx}: nobody answers {access} {at:#x}");
             }
         };
         if vcpu_idx == 0 {
@@ -245,19 +246,27 @@ impl Vcpu {
             match self.fd.run() {
                 Ok(VcpuExit::IoIn(port, data)) => {
                     exits.io_in.add(1);
-                    claim(context.pio.read(port.into(), data));
+                    claim(
+                        context.pio.read(port.into(), data),
+                        "port read",
+                        port.into(),
+                    );
                 }
                 Ok(VcpuExit::IoOut(port, data)) => {
                     exits.io_out.add(1);
-                    claim(context.pio.write(port.into(), data));
+                    claim(
+                        context.pio.write(port.into(), data),
+                        "port write",
+                        port.into(),
+                    );
                 }
                 Ok(VcpuExit::MmioRead(gpa, data)) => {
                     exits.mmio_read.add(1);
-                    claim(context.mmio.read(gpa, data));
+                    claim(context.mmio.read(gpa, data), "MMIO read", gpa);
                 }
                 Ok(VcpuExit::MmioWrite(gpa, data)) => {
                     exits.mmio_write.add(1);
-                    claim(context.mmio.write(gpa, data));
+                    claim(context.mmio.write(gpa, data), "MMIO write", gpa);
                 }
                 Ok(VcpuExit::Intr) => exits.interrupted.add(1),
                 Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => {
@@ -288,6 +297,9 @@ impl Vcpu {
                 }
                 Err(source) => return Err(VcpuError::Run { vcpu_idx, source }),
             }
+        }
+        if let Ok(regs) = self.fd.get_regs() {
+            tracing::debug!("vCPU {vcpu_idx} stopped at rip {:#x}", regs.rip);
         }
         Ok(())
     }
