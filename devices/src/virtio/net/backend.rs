@@ -1,4 +1,4 @@
-//! Where frames go. The data path sees a [`Port`] per queue pair and nothing of what is behind it.
+//! Where frames go. The data path sees a `Port` per queue pair and nothing of what is behind it.
 
 use std::fmt;
 use std::io;
@@ -9,7 +9,8 @@ use vm_memory::Bytes;
 
 use super::passt::Passt;
 use super::queue::{QueueFault, Segment};
-use super::tap::{Tap, TapPort};
+use super::tap::Tap;
+use super::tap_port::TapPort;
 use super::window::RxWindow;
 use crate::GuestRam;
 use crate::iovec::GuestIoVecs;

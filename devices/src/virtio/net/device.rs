@@ -212,11 +212,13 @@ impl VirtioDevice for NetDevice {
         // Dropping a worker stops and joins it.
         self.workers.clear();
         self.mac.set(self.configured_mac);
-        if let Err(error) = self.backend.set_active_pairs(1) {
-            tracing::warn!(
-                "{}: cannot switch its further queues off: {error}",
-                self.name
-            );
+        // The next driver may know less than this one.
+        let backend = &self.backend;
+        let result = backend
+            .set_active_pairs(1)
+            .and_then(|()| backend.set_offloads(0));
+        if let Err(error) = result {
+            tracing::warn!("{}: cannot reset its backend: {error}", self.name);
         }
     }
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::super::fake_driver::{FakeQueue, ram};
+use super::super::tap::Tap;
 use super::*;
 use crate::GuestRam;
 use crate::test_utils::fake_interrupt;
@@ -31,13 +32,21 @@ fn inactive(num_pairs: usize) -> Setup {
     for host in &hosts {
         host.set_read_timeout(Some(DEADLINE)).unwrap();
     }
-    let device = NetDevice::new("net0".into(), Backend::Datagram(guests), MAC, Some(9000));
+    Setup {
+        hosts,
+        ..with_backend(Backend::Datagram(guests))
+    }
+}
+
+fn with_backend(backend: Backend) -> Setup {
+    let interrupt = fake_interrupt(2 * usize::from(backend.num_queue_pairs()) + 1);
+    let device = NetDevice::new("net0".into(), backend, MAC, Some(9000));
     Setup {
         ram: ram(),
         device: device.unwrap(),
-        hosts,
+        hosts: Vec::new(),
         queues: Vec::new(),
-        interrupt: fake_interrupt(2 * num_pairs + 1),
+        interrupt,
     }
 }
 
@@ -287,4 +296,96 @@ fn switch_pairs(s: &mut Setup, num_pairs: u8) {
         .write_slice(&[4, 0, num_pairs, 0], GuestAddress(0xb000))
         .unwrap();
     s.offer(4, &[(0xb000, 4, false), (0xc000, 1, true)]);
+}
+
+/// Bytes of an ARP request for 198.51.`subnet`.1 with its virtio header.
+fn arp_request(subnet: u8) -> Vec<u8> {
+    let mut bytes = vec![0; 12];
+    bytes.extend([0xff; 6]);
+    bytes.extend(MAC);
+    bytes.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
+    bytes.extend(MAC);
+    bytes.extend([198, 51, subnet, 2, 0, 0, 0, 0, 0, 0, 198, 51, subnet, 1]);
+    bytes.extend([0; 18]);
+    bytes
+}
+
+impl Setup {
+    /// Whether one of the frames that queue `queue_idx` gave back, each in 8 KiB from 64 KiB on, is
+    /// an ARP reply.
+    fn has_arp_reply(&self, queue_idx: usize) -> bool {
+        let driver = &self.queues[queue_idx].0;
+        (0..driver.used_idx()).any(|used_idx| {
+            let (head, _) = driver.used(used_idx);
+            let gpa = GuestAddress(0x1_0000 + 0x2000 * u64::from(head));
+            let mut frame = [0; 34];
+            self.ram.read_slice(&mut frame, gpa).unwrap();
+            frame[24..26] == [8, 6] && frame[32..34] == [0, 2]
+        })
+    }
+
+    fn offer_large_buffers(&mut self, queue_idx: usize) {
+        for idx in 0..16 {
+            self.offer(queue_idx, &[(0x1_0000 + 0x2000 * idx, 0x2000, true)]);
+        }
+    }
+}
+
+#[test]
+fn host_answers_on_a_real_tap_before_and_after_a_reset() {
+    let tap = match Tap::open("alcarp", 2) {
+        Ok(tap) => tap,
+        Err(error) => {
+            let is_required = std::env::var_os("REQUIRE_KVM").is_some_and(|value| value == "1");
+            assert!(!is_required, "{error}");
+            println!("SKIPPED: {error}");
+            return;
+        }
+    };
+    tap.set_address([198, 51, 100, 1].into(), 24).unwrap();
+    tap.bring_up().unwrap();
+    let mut s = with_backend(Backend::Tap(tap));
+    let features = all_features(&s);
+    for _ in 0..2 {
+        s.activate(features).unwrap();
+        s.ram
+            .write_slice(&arp_request(100), GuestAddress(0x8000))
+            .unwrap();
+        s.offer_large_buffers(0);
+
+        s.offer(1, &[(0x8000, 12, false), (0x800c, 60, false)]);
+
+        wait(|| s.has_arp_reply(0));
+        s.device.reset();
+    }
+    assert_eq!(s.device.metrics().tx_packets.get(), 2);
+}
+
+#[test]
+fn both_queues_of_a_real_tap_receive_once_they_are_on() {
+    let Ok(tap) = Tap::open("alcarp2", 2) else {
+        println!("SKIPPED: see the test before");
+        return;
+    };
+    tap.set_address([198, 51, 101, 1].into(), 24).unwrap();
+    tap.bring_up().unwrap();
+    let mut s = with_backend(Backend::Tap(tap));
+    let features = all_features(&s);
+    s.activate(features).unwrap();
+    switch_pairs(&mut s, 2);
+    s.wait_used(4, 1);
+    s.offer_large_buffers(0);
+    s.ram
+        .write_slice(&arp_request(101), GuestAddress(0x8000))
+        .unwrap();
+
+    // The host's answer may come on either queue; the other one has buffers of its own.
+    for idx in 0..8 {
+        s.offer(2, &[(0x3_0000 + 0x2000 * idx, 0x2000, true)]);
+    }
+    s.offer(3, &[(0x8000, 72, false)]);
+
+    wait(|| s.device.metrics().rx_packets.get() > 0);
+    assert_eq!(s.device.metrics().tx_packets.get(), 1);
+    assert!(!s.needs_reset());
 }

@@ -41,6 +41,8 @@ mod rx;
 mod state;
 mod sys;
 pub mod tap;
+mod tap_error;
+mod tap_port;
 mod tx;
 mod window;
 

@@ -40,6 +40,8 @@ pub(super) enum QueueFault {
         len: u32,
         want: u32,
     },
+    #[error("queue {queue_idx}: the available index went back")]
+    IndexWentBack { queue_idx: u16 },
     #[error("queue {queue_idx}: descriptor {head} is beyond the table")]
     BadHead { queue_idx: u16, head: u16 },
     #[error("a buffer is not usable")]
@@ -258,6 +260,13 @@ impl NetQueue {
         self.queue
             .enable_notification(&self.ram)
             .map_err(|source| QueueFault::Available { queue_idx, source })
+    }
+
+    /// The driver announced chains that were not there a moment later.
+    pub(super) fn index_fault(&self) -> QueueFault {
+        QueueFault::IndexWentBack {
+            queue_idx: self.index,
+        }
     }
 
     /// Whether the driver wants to know of the used chains since index `old` (VIRTIO 1.2 §2.7.7.2).

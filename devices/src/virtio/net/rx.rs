@@ -14,6 +14,7 @@ pub(super) struct RxQueue {
     window: RxWindow,
     segments: Vec<Segment>,
     has_merged_buffers: bool,
+    is_doorbell_on: bool,
 }
 
 impl RxQueue {
@@ -24,6 +25,7 @@ impl RxQueue {
             queue,
             segments: Vec::new(),
             has_merged_buffers,
+            is_doorbell_on: true,
         }
     }
 
@@ -72,16 +74,29 @@ impl RxQueue {
         if self.is_window_full() {
             return Ok(true);
         }
-        if self.take_buffers()? {
-            return Ok(true);
+        let mut is_full = self.take_buffers()?;
+        if !is_full {
+            // Show what is used before we wait, or the guest may have nothing to refill.
+            self.queue.publish()?;
         }
-        // Show what is used before we wait, or the guest may have nothing to refill.
-        self.queue.publish()?;
-        if self.queue.enable_doorbell()? && self.take_buffers()? {
+        while !is_full {
+            // With event index the doorbell is armed for the next buffer only, so every buffer that
+            // we take means to arm it anew. Each turn takes one or more, which bounds the loop.
+            self.is_doorbell_on = true;
+            if !self.queue.enable_doorbell()? {
+                return Ok(false);
+            }
+            let num_buffers = self.window.num_buffers();
+            is_full = self.take_buffers()?;
+            if self.window.num_buffers() == num_buffers {
+                return Err(self.queue.index_fault());
+            }
+        }
+        if self.is_doorbell_on {
+            self.is_doorbell_on = false;
             self.queue.disable_doorbell()?;
-            return Ok(true);
         }
-        Ok(false)
+        Ok(true)
     }
 
     /// Moves buffers from the ring to the window until it is full; false if there are too few.

@@ -10,112 +10,19 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, UdpSocket};
-use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
 
-use super::backend::{Port, Received, Sent, TxFrame};
-use super::queue::QueueFault;
 use super::sys::{self, IF_NAME_BYTES, IfReq};
-use super::window::RxWindow;
+pub use super::tap_error::TapError;
+use super::tap_port::TapPort;
 use super::{HEADER_BYTES, MAX_QUEUE_PAIRS};
 
-const TUN_PATH: &str = "/dev/net/tun";
+pub(super) const TUN_PATH: &str = "/dev/net/tun";
 
 /// `AF_INET` as `struct sockaddr` has it.
 const AF_INET: libc::sa_family_t = 2;
 const _: () = assert!(AF_INET as libc::c_int == libc::AF_INET);
-
-/// Why a TAP cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum TapError {
-    /// No interface can have this name.
-    #[error(
-        "\"{name}\" is not an interface name: want 1 to 15 bytes without spaces, '/', ':' and '%'"
-    )]
-    BadName {
-        /// The name asked for.
-        name: String,
-    },
-    /// The number of queue pairs is out of range.
-    #[error("TAP {name} with {num_queue_pairs} queues: want 1 to {MAX_QUEUE_PAIRS}")]
-    BadQueueCount {
-        /// The name asked for.
-        name: String,
-        /// The number asked for.
-        num_queue_pairs: u16,
-    },
-    /// The kernel has no TUN/TAP driver, or the device node is missing.
-    #[error("there is no {TUN_PATH}; load the driver with: sudo modprobe tun")]
-    NoTunDevice,
-    /// The device node cannot be opened.
-    #[error("cannot open {TUN_PATH}; it should be readable and writable for everybody")]
-    OpenTun {
-        /// Why.
-        source: io::Error,
-    },
-    /// There is no such interface, and we may not make one.
-    #[error(
-        "there is no TAP {name}, and making one needs root; let root make it: \
-         sudo ip tuntap add {name} mode tap user $USER && sudo ip link set {name} up"
-    )]
-    CannotMake {
-        /// The interface.
-        name: String,
-    },
-    /// The interface belongs to another user or group.
-    #[error(
-        "TAP {name} belongs to somebody else; let root make one for you: \
-         sudo ip tuntap add NAME mode tap user $USER"
-    )]
-    NotOwner {
-        /// The interface.
-        name: String,
-    },
-    /// Another process has the interface open.
-    #[error("TAP {name} is in use, probably by another VM")]
-    Busy {
-        /// The interface.
-        name: String,
-    },
-    /// The interface is of another kind.
-    #[error("interface {name} exists and is not a TAP; choose another name")]
-    NotTap {
-        /// The interface.
-        name: String,
-    },
-    /// The interface has one queue only.
-    #[error(
-        "TAP {name} was made for one queue, not {num_queue_pairs}; use queues=1, or make it anew: \
-         sudo ip tuntap add {name} mode tap multi_queue user $USER"
-    )]
-    SingleQueue {
-        /// The interface.
-        name: String,
-        /// The number asked for.
-        num_queue_pairs: u16,
-    },
-    /// A setting needs privileges that we lack.
-    #[error("setting the {what} of TAP {name} needs root; let root do it: sudo {remedy}")]
-    NotPermitted {
-        /// The interface.
-        name: String,
-        /// Which setting.
-        what: &'static str,
-        /// The command that does it.
-        remedy: String,
-    },
-    /// Another request failed.
-    #[error("cannot set the {what} of TAP {name}")]
-    Setting {
-        /// The interface.
-        name: String,
-        /// Which setting.
-        what: &'static str,
-        /// Why.
-        source: io::Error,
-    },
-}
 
 /// An open TAP interface with its queues. The interface is released on drop.
 #[derive(Debug)]
@@ -414,7 +321,14 @@ fn open_first(
         Err(error) => error,
     };
     match error.raw_os_error() {
-        Some(libc::EPERM) if is_new => Err(TapError::CannotMake { name: name_owned() }),
+        Some(libc::EPERM) if is_new => Err(TapError::CannotMake {
+            name: name_owned(),
+            mode: if num_queue_pairs > 1 {
+                "mode tap multi_queue"
+            } else {
+                "mode tap"
+            },
+        }),
         Some(libc::EPERM) => Err(TapError::NotOwner { name: name_owned() }),
         Some(libc::EBUSY) => Err(TapError::Busy { name: name_owned() }),
         Some(libc::EINVAL) if !is_new => open_other_kind(file, name, num_queue_pairs, flags),
@@ -458,50 +372,6 @@ fn sockaddr_in(address: Ipv4Addr) -> [u8; 8] {
     let [f0, f1] = AF_INET.to_ne_bytes();
     let [a, b, c, d] = address.octets();
     [f0, f1, 0, 0, a, b, c, d]
-}
-
-/// One queue of a TAP: each `read` and `write` is one frame with its virtio header.
-#[derive(Debug)]
-pub(super) struct TapPort {
-    queue: Arc<File>,
-}
-
-impl TapPort {
-    pub(super) fn new(queue: Arc<File>) -> Self {
-        TapPort { queue }
-    }
-}
-
-impl Port for TapPort {
-    fn fd(&self) -> RawFd {
-        self.queue.as_raw_fd()
-    }
-
-    fn send(&mut self, frame: &mut TxFrame<'_>) -> Result<Sent, QueueFault> {
-        let error = match frame.iovecs()?.write_to(&*self.queue) {
-            Ok(_) => return Ok(Sent::Done),
-            Err(error) => error,
-        };
-        Ok(match error.raw_os_error() {
-            Some(libc::EAGAIN) => Sent::Full,
-            // Bad header or length.
-            Some(libc::EINVAL | libc::EMSGSIZE | libc::EFAULT) => Sent::Refused(error),
-            // EIO: the interface is down. EBADFD: it is gone, or its queue is off. No memory.
-            _ => Sent::Lost(error),
-        })
-    }
-
-    fn receive(&mut self, window: &RxWindow) -> Result<Received, QueueFault> {
-        Ok(match window.read_from(self.queue.as_raw_fd()) {
-            Ok(len_bytes) if len_bytes as u64 > window.len_bytes() => Received::TooLarge,
-            // A window is far below 4 GiB wherever a frame of that size could come from.
-            Ok(len_bytes) => Received::Frame(u32::try_from(len_bytes).unwrap_or(u32::MAX)),
-            Err(error) => match error.kind() {
-                ErrorKind::WouldBlock | ErrorKind::Interrupted => Received::Empty,
-                _ => Received::Gone(error),
-            },
-        })
-    }
 }
 
 #[cfg(test)]
