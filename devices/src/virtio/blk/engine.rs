@@ -32,10 +32,21 @@ impl Engine {
         kind: Option<EngineKind>,
         max_in_flight: u16,
     ) -> io::Result<Self> {
+        let uring = || Uring::new(Arc::clone(&disk), max_in_flight);
+        Engine::choose(name, Arc::clone(&disk), kind, uring)
+    }
+
+    /// [`Engine::new`] on a host whose io_uring is what `uring` says.
+    pub(super) fn choose(
+        name: &str,
+        disk: Arc<Disk>,
+        kind: Option<EngineKind>,
+        uring: impl FnOnce() -> io::Result<Uring>,
+    ) -> io::Result<Self> {
         if kind == Some(EngineKind::Sync) {
             return Ok(Engine::Sync(disk));
         }
-        match Uring::new(Arc::clone(&disk), max_in_flight) {
+        match uring() {
             Ok(uring) => {
                 tracing::debug!("{name}: engine io_uring");
                 Ok(Engine::Uring(Box::new(uring)))
