@@ -90,8 +90,8 @@ pub enum DiskError {
         /// The path as the user gave it.
         path: PathBuf,
     },
-    /// The host has the block device mounted or otherwise claimed.
-    #[error("disk {}: in use by the host (mounted?)", path.display())]
+    /// The host has the block device mounted or otherwise claimed, or another VM writes to it.
+    #[error("disk {}: in use by the host (mounted?) or by another VM", path.display())]
     Busy {
         /// The path as the user gave it.
         path: PathBuf,
@@ -160,7 +160,8 @@ impl Disk {
         let mut options = OpenOptions::new();
         options.read(true).write(!is_read_only);
         if is_block_device && !is_read_only {
-            // Without O_CREAT: fails if the host has the device mounted (open(2)).
+            // Without O_CREAT: fails if the host has the device mounted (open(2)), and keeps it from
+            // mounting the device while we have it.
             options.custom_flags(libc::O_EXCL);
         }
         let file = options
@@ -244,7 +245,7 @@ impl Disk {
     /// undefined (zeroes, in fact) afterwards. The range is inside the disk.
     ///
     /// # Errors
-    /// That of the host; [`is_unsupported`] tells whether it has no way to do it.
+    /// That of the host; `EOPNOTSUPP` or `ENOTTY` if it has no way to do it.
     pub fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
         if len == 0 {
             return Ok(());

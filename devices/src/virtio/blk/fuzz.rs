@@ -26,7 +26,7 @@ pub const AVAIL_RING: u32 = 0x100;
 pub const USED_RING: u32 = 0x140;
 
 /// Turns that a guest gets; it cannot bring new work, so a few are enough.
-const MAX_TURNS: usize = 8;
+const MAX_TURNS: usize = 32;
 
 /// Serves `disk` to a driver that wrote `bytes` to the start of its RAM: descriptor table,
 /// available ring, used ring, and the rest for headers, indirect tables and data.

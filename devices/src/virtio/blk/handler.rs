@@ -20,6 +20,9 @@ use super::request::{ChainError, Request, Transfer};
 use crate::GuestRam;
 use crate::virtio::VirtioInterrupt;
 
+/// Data to move before other events, a reset above all, get a turn.
+const TURN_BYTES: u64 = 64 << 20;
+
 /// Why a disk is cut off from its driver.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum BlkFault {
@@ -105,16 +108,21 @@ impl Handler {
         &self.backend
     }
 
-    /// Serves the chains in the available ring, but not more than the queue holds.
+    /// Serves the chains in the available ring, but not more than the queue holds, and no more than
+    /// about [`TURN_BYTES`] of data.
     ///
     /// # Errors
     /// [`BlkFault`]: stop and wait for reset.
     pub(super) fn serve_queue(&mut self) -> Result<Served, BlkFault> {
         let mut budget = self.queue.size();
+        let mut bytes_left = TURN_BYTES;
         while budget > 0 {
             self.queue.disable_notification(&self.ram)?;
-            while budget > 0 && self.serve_chain()? {
-                budget -= 1;
+            while budget > 0
+                && let Some(num_bytes) = self.serve_chain()?
+            {
+                bytes_left = bytes_left.saturating_sub(num_bytes);
+                budget = if bytes_left > 0 { budget - 1 } else { 0 };
             }
             let is_submitted = self.submit()?;
             if !is_submitted {
@@ -175,25 +183,29 @@ impl Handler {
         Ok(())
     }
 
-    /// Takes one chain off the available ring and answers or starts it; false if there is none.
-    fn serve_chain(&mut self) -> Result<bool, BlkFault> {
+    /// Takes one chain off the available ring and answers or starts it. Returns what it costs in
+    /// bytes of data; `None` if there is no chain.
+    fn serve_chain(&mut self) -> Result<Option<u64>, BlkFault> {
         let Some(chain) = self.queue.iter(&self.ram)?.next() else {
-            return Ok(false);
+            return Ok(None);
         };
         let head = chain.head_index();
         let mut request = self
             .pool
             .pop()
             .unwrap_or_else(|| Request::new(self.ram.clone()));
-        request
-            .parse(chain, &self.ram)
-            .and_then(|()| self.prepare(&mut request))
-            .map_err(|source| BlkFault::Chain { head, source })
-            .and_then(|answer| match answer {
-                Some((status, written)) => self.answer(request, status, written),
-                None => self.start(request),
-            })?;
-        Ok(true)
+        let fault = |source| BlkFault::Chain { head, source };
+        request.parse(chain, &self.ram).map_err(fault)?;
+        let num_bytes = match request.op {
+            // They may come to writing zeroes, right here.
+            VIRTIO_BLK_T_DISCARD | VIRTIO_BLK_T_WRITE_ZEROES => TURN_BYTES,
+            _ => u64::from(request.readable.len_bytes()) + u64::from(request.writable.len_bytes()),
+        };
+        match self.prepare(&mut request).map_err(fault)? {
+            Some((status, written)) => self.answer(request, status, written)?,
+            None => self.start(request)?,
+        }
+        Ok(Some(num_bytes))
     }
 
     /// Does what needs no engine: then the status and the bytes written for the guest. Or makes
@@ -330,10 +342,9 @@ impl Handler {
         self.answer(request, status, written)
     }
 
-    /// Logs what the host said, sparsely; the status to answer. [`Handler::answer`] counts.
+    /// Counts what the host said and logs it sparsely; the status to answer.
     fn host_error(&self, request: &Request, error: &io::Error) -> u32 {
-        let num_errors = self.backend.metrics.errors.get();
-        if (num_errors + 1).is_power_of_two() {
+        if self.backend.metrics.host_errors.count_sparsely() {
             tracing::warn!(
                 "{}: request type {} at sector {}: {error}",
                 self.backend.interrupt.name(),

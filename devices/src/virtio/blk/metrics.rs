@@ -66,6 +66,8 @@ pub struct BlkMetrics {
     pub discarded_bytes: Counter,
     /// Requests answered with an error, by fault of the host or the guest.
     pub errors: Counter,
+    /// Those among them where the host could not do what was right to ask.
+    pub host_errors: Counter,
     /// Doorbells and interrupts.
     pub queue: QueueMetrics,
 }

@@ -19,7 +19,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::engine::Engine;
 use super::fuzz::{self, AVAIL_RING, QUEUE_SIZE, USED_RING};
-use super::handler::{BlkFault, Handler};
+use super::handler::{BlkFault, Handler, Served};
 use super::request::{ChainError, Request, Step, Transfer};
 use super::*;
 use crate::GuestRam;
@@ -211,6 +211,7 @@ mod over {
         // The sector that is there, and what the last one has left.
         assert_eq!(driver.used_len(), 612);
         assert_eq!(driver.handler.backend().metrics.errors.get(), 1);
+        assert_eq!(driver.handler.backend().metrics.host_errors.get(), 1);
     }
 
     pub fn several_requests_make_one_interrupt(kind: EngineKind) {
@@ -411,6 +412,22 @@ fn discard_frees_storage_and_keeps_the_size() {
     assert_eq!(status, VIRTIO_BLK_S_OK);
     assert_eq!(after.len(), before.len());
     assert!(after.blocks() < before.blocks());
+}
+
+#[test]
+fn zeroing_ends_the_turn() {
+    let mut driver = Driver::new(EngineKind::Sync);
+    write_header(&driver.ram, VIRTIO_BLK_T_WRITE_ZEROES, 0);
+    let data = GuestAddress(DATA);
+    driver.ram.write_slice(&range(0, 1, 0), data).unwrap();
+    let chain = [(HEADER, 16, 0), (DATA, 16, 0), (STATUS, 1, W)];
+    offer(&driver.ram, &mut driver.avail_idx, &chain);
+    offer(&driver.ram, &mut driver.avail_idx, &chain);
+
+    let served = driver.handler.serve_queue().unwrap();
+
+    assert_eq!(served, Served::More);
+    assert_eq!(driver.handler.backend().metrics.write_zeroes.get(), 1);
 }
 
 #[test]
