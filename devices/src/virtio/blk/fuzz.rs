@@ -1,0 +1,101 @@
+//! A driver that writes whatever it likes, for property tests and fuzz targets.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::thread;
+
+use virtio_queue::{Queue, QueueT};
+use vm_memory::{Bytes, GuestAddress};
+
+use super::disk::Disk;
+use super::engine::Engine;
+use super::handler::{Backend, BlkFault, Handler, Served};
+use super::metrics::{BlkMetrics, EngineKind};
+use crate::GuestRam;
+use crate::test_utils::fake_interrupt;
+use crate::virtio::VirtioInterrupt;
+use crate::virtio::interrupt::chain;
+
+/// Size of the queue in descriptors.
+pub const QUEUE_SIZE: u16 = 16;
+/// Guest RAM in bytes, from address 0, in two regions that meet in the middle.
+pub const RAM_BYTES: usize = 0x1_0000;
+/// Guest-physical address of the available ring; the descriptor table is at 0.
+pub const AVAIL_RING: u32 = 0x100;
+/// Guest-physical address of the used ring.
+pub const USED_RING: u32 = 0x140;
+
+/// Turns that a guest gets; it cannot bring new work, so a few are enough.
+const MAX_TURNS: usize = 32;
+
+/// Serves `disk` to a driver that wrote `bytes` to the start of its RAM: descriptor table,
+/// available ring, used ring, and the rest for headers, indirect tables and data.
+///
+/// Whatever `bytes` are, the device does not panic and is done in bounded time; it may fault.
+///
+/// # Errors
+/// The fault, in words.
+///
+/// # Panics
+/// If the host is out of memory or file descriptors, or lacks the engine.
+pub fn serve_arbitrary(disk: &Arc<Disk>, kind: EngineKind, bytes: &[u8]) -> Result<(), String> {
+    let ram = arbitrary_ram(bytes);
+    let mut handler = handler(disk, kind, &ram, &fake_interrupt(1));
+    run(&mut handler).map_err(|fault| chain(&fault))
+}
+
+/// Guest RAM that starts with `bytes`, as many as fit.
+#[expect(clippy::unwrap_used, reason = "a host without memory cannot test")]
+fn arbitrary_ram(bytes: &[u8]) -> GuestRam {
+    let half = RAM_BYTES / 2;
+    let ram = GuestRam::from_ranges(&[(GuestAddress(0), half), (GuestAddress(half as u64), half)])
+        .unwrap();
+    let bytes = bytes.get(..RAM_BYTES).unwrap_or(bytes);
+    ram.write_slice(bytes, GuestAddress(0)).unwrap();
+    ram
+}
+
+/// A handler on the queue at the fixed addresses.
+#[expect(clippy::unwrap_used, reason = "a host without memory cannot test")]
+pub(super) fn handler(
+    disk: &Arc<Disk>,
+    kind: EngineKind,
+    ram: &GuestRam,
+    interrupt: &Arc<VirtioInterrupt>,
+) -> Handler {
+    let backend = Backend {
+        disk: Arc::clone(disk),
+        serial: *b"serial\0\0\0\0\0\0\0\0\0\0\0\0\0\0",
+        is_writeback: Arc::new(AtomicBool::new(true)),
+        metrics: Arc::new(BlkMetrics::default()),
+        interrupt: Arc::clone(interrupt),
+    };
+    let engine = Engine::new("test", Arc::clone(disk), Some(kind), QUEUE_SIZE).unwrap();
+    Handler::new(backend, 0, queue(), ram.clone(), engine)
+}
+
+/// The queue at the fixed addresses, with event index.
+#[expect(clippy::unwrap_used, reason = "the size is a power of two")]
+pub(super) fn queue() -> Queue {
+    let mut queue = Queue::new(QUEUE_SIZE).unwrap();
+    queue.set_desc_table_address(Some(0), Some(0));
+    queue.set_avail_ring_address(Some(AVAIL_RING), Some(0));
+    queue.set_used_ring_address(Some(USED_RING), Some(0));
+    queue.set_event_idx(true);
+    queue.set_ready(true);
+    queue
+}
+
+/// Serves until all is done, as the worker does.
+pub(super) fn run(handler: &mut Handler) -> Result<(), BlkFault> {
+    for _ in 0..MAX_TURNS {
+        if handler.serve_queue()? == Served::All {
+            break;
+        }
+    }
+    while handler.engine().num_in_flight() > 0 {
+        let _ = handler.serve_completions()?;
+        thread::yield_now();
+    }
+    Ok(())
+}
