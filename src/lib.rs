@@ -37,5 +37,6 @@ pub mod mac;
 pub mod memory;
 pub mod metrics;
 pub mod preflight;
+pub mod resources;
 pub mod size;
 pub mod vmm;

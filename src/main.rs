@@ -10,7 +10,6 @@ use alacrity::check;
 use alacrity::cli::{self, CheckArgs, Cli, Command, LogLevel, RunArgs, generated};
 use alacrity::config::VmConfig;
 use alacrity::exit::ExitStatus;
-use alacrity::preflight;
 use alacrity::{console, vmm};
 use anyhow::Context;
 use clap::Parser;
@@ -56,8 +55,6 @@ fn restore_terminal_on_panic() {
 
 fn run(args: RunArgs, started: Instant) -> Result<ExitStatus, Failure> {
     let config = VmConfig::try_from(args).map_err(bad_input)?;
-    preflight::input(&config).map_err(bad_input)?;
-    preflight::kvm(config.force).map_err(bad_input)?;
     vmm::run(&config, started).map_err(|error| (error.status(), error.into()))
 }
 

@@ -13,8 +13,9 @@ use crate::control::{Control, End};
 use crate::event::MainLoop;
 use crate::exec::{self, ExecError};
 use crate::exit::ExitStatus;
-use crate::images::{BootFiles, ImageError};
 use crate::kvm::vcpu::{VcpuError, VcpuThread};
+use crate::preflight::{self, PreflightError};
+use crate::resources::{HostResources, ResourceError};
 
 /// Our part of the kernel command line: serial console, no chatter (a byte on it costs a VM exit),
 /// a panic ends the VM instead of hanging it, and only the two serial ports that exist are probed.
@@ -23,12 +24,15 @@ const CMDLINE: &str = "console=ttyS0 quiet panic=-1 8250.nr_uarts=2";
 /// Why a VM did not run, or did not end well.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// No kernel to boot.
-    #[error(transparent)]
-    Image(#[from] ImageError),
     /// The kernel or initrd is refused.
     #[error(transparent)]
     Boot(#[from] BootError),
+    /// A disk, a network or the like is refused.
+    #[error(transparent)]
+    Resource(#[from] ResourceError),
+    /// This host cannot run the VM.
+    #[error(transparent)]
+    Preflight(#[from] PreflightError),
     /// The command cannot be handed over.
     #[error(transparent)]
     Exec(#[from] ExecError),
@@ -54,18 +58,21 @@ pub enum RunError {
         /// What the host said.
         source: io::Error,
     },
-    /// The guest powered off before its command had ended.
+    /// The guest ended and never ran its command.
     #[error(
-        "the guest ended before its --exec command did; does its init come from scripts/guest-image?"
+        "the guest ended before it ran its --exec command; does its init come from scripts/guest-image?"
     )]
-    NoCommandStatus,
+    CommandNotStarted,
 }
 
 impl RunError {
     /// The exit status that tells of it.
     pub fn status(&self) -> ExitStatus {
         match self {
-            RunError::Image(_) | RunError::Boot(_) | RunError::Exec(_) => ExitStatus::BadInput,
+            RunError::Boot(_)
+            | RunError::Exec(_)
+            | RunError::Resource(_)
+            | RunError::Preflight(_) => ExitStatus::BadInput,
             RunError::Build(BuildError::Boot(_) | BuildError::Memory(_)) => ExitStatus::BadInput,
             _ => ExitStatus::HostError,
         }
@@ -82,7 +89,7 @@ fn host(action: &'static str) -> impl Fn(io::Error) -> RunError {
 /// # Errors
 /// [`RunError`]; everything made so far is gone by then.
 pub fn run(config: &VmConfig, started: Instant) -> Result<ExitStatus, RunError> {
-    let files = BootFiles::of(config)?;
+    let files = preflight::input(config)?;
     let mut kernel = KernelImage::open(&files.kernel).map_err(BootError::from)?;
     let payload = config.exec.as_deref().map(exec::payload).transpose()?;
     let mut initrd = files
@@ -90,6 +97,9 @@ pub fn run(config: &VmConfig, started: Instant) -> Result<ExitStatus, RunError> 
         .map(|path| Initrd::open(&path, payload.unwrap_or_default()))
         .transpose()
         .map_err(BootError::from)?;
+
+    let resources = HostResources::open(config)?;
+    preflight::kvm(config.force)?;
 
     let control = Arc::new(Control::new(started).map_err(host("make an event"))?);
     let is_exec = config.exec.is_some();
@@ -99,6 +109,7 @@ pub fn run(config: &VmConfig, started: Instant) -> Result<ExitStatus, RunError> 
         Arc::clone(&control),
         outputs(is_exec),
     )?;
+    resources.plug_into(&mut machine)?;
     let num_vcpus = u8::try_from(config.cpus).unwrap_or(u8::MAX); // validated: at most 32
     let vcpus = machine.create_vcpus(num_vcpus, &mut kernel, initrd.as_mut(), &cmdline(config))?;
     control.memory_ready();
@@ -141,24 +152,38 @@ pub fn run(config: &VmConfig, started: Instant) -> Result<ExitStatus, RunError> 
                 source,
             })?;
     }
-    status(end, signal, is_exec, control.command_status())
+    let command = match (
+        control.command_status(),
+        control.timeline().command_us.get(),
+    ) {
+        _ if !is_exec => Command::None,
+        (Some(status), _) => Command::Ended(status),
+        (None, Some(_)) => Command::Started,
+        (None, None) => Command::NotStarted,
+    };
+    status(end, signal, command)
 }
 
-fn status(
-    end: End,
-    signal: Option<u8>,
-    is_exec: bool,
-    command_status: Option<u8>,
-) -> Result<ExitStatus, RunError> {
-    match (end, command_status) {
+/// How far the `--exec` command got.
+#[derive(Debug, Clone, Copy)]
+enum Command {
+    None,
+    NotStarted,
+    Started,
+    Ended(u8),
+}
+
+fn status(end: End, signal: Option<u8>, command: Command) -> Result<ExitStatus, RunError> {
+    match (end, command) {
         (End::Failed(error), _) => Err(error.into()),
         (End::Panic, _) => Ok(ExitStatus::GuestPanic),
         (End::Signal(signal), _) => Ok(ExitStatus::Signal(signal)),
-        (_, Some(status)) if is_exec => Ok(ExitStatus::Command(status)),
-        (End::PowerOff | End::Reset, None) if is_exec => match signal {
-            Some(signal) => Ok(ExitStatus::Signal(signal)),
-            None => Err(RunError::NoCommandStatus),
-        },
+        (_, Command::Ended(status)) => Ok(ExitStatus::Command(status)),
+        (_, Command::Started | Command::NotStarted) if signal.is_some() => {
+            Ok(ExitStatus::Signal(signal.unwrap_or_default()))
+        }
+        (End::PowerOff | End::Reset, Command::NotStarted) => Err(RunError::CommandNotStarted),
+        // A command may well be `poweroff`.
         (End::PowerOff | End::Reset | End::Escape, _) => Ok(ExitStatus::Success),
     }
 }
@@ -203,38 +228,38 @@ mod tests {
     #[test]
     fn command_status_is_ours_however_the_guest_ended_afterwards() {
         for end in [End::PowerOff, End::Reset] {
-            let status = status(end, None, true, Some(7)).unwrap();
+            let status = status(end, None, Command::Ended(7)).unwrap();
             assert_eq!(status, ExitStatus::Command(7));
         }
     }
 
     #[test]
     fn panic_and_signal_outrank_the_command() {
-        assert_eq!(
-            status(End::Panic, None, true, Some(0)).unwrap(),
-            ExitStatus::GuestPanic
-        );
-        let ended = status(End::Signal(15), Some(15), true, None).unwrap();
+        let panicked = status(End::Panic, None, Command::Ended(0)).unwrap();
+        assert_eq!(panicked, ExitStatus::GuestPanic);
+        let ended = status(End::Signal(15), Some(15), Command::Started).unwrap();
         assert_eq!(ended, ExitStatus::Signal(15));
     }
 
     #[test]
-    fn power_off_before_the_command_ended_is_an_error_unless_we_asked() {
+    fn power_off_before_the_command_started_is_an_error_unless_we_asked() {
         assert!(matches!(
-            status(End::PowerOff, None, true, None),
-            Err(RunError::NoCommandStatus)
+            status(End::PowerOff, None, Command::NotStarted),
+            Err(RunError::CommandNotStarted)
         ));
-        assert_eq!(
-            status(End::PowerOff, Some(2), true, None).unwrap(),
-            ExitStatus::Signal(2)
-        );
+        let ended = status(End::PowerOff, Some(2), Command::NotStarted).unwrap();
+        assert_eq!(ended, ExitStatus::Signal(2));
+    }
+
+    #[test]
+    fn command_that_powers_off_is_success() {
+        let ended = status(End::PowerOff, None, Command::Started).unwrap();
+        assert_eq!(ended, ExitStatus::Success);
     }
 
     #[test]
     fn power_off_after_a_signal_is_success_without_a_command() {
-        assert_eq!(
-            status(End::PowerOff, Some(15), false, None).unwrap(),
-            ExitStatus::Success
-        );
+        let ended = status(End::PowerOff, Some(15), Command::None).unwrap();
+        assert_eq!(ended, ExitStatus::Success);
     }
 }

@@ -10,7 +10,6 @@ use vm_memory::Bytes;
 use super::passt::Passt;
 use super::queue::{QueueFault, Segment};
 use super::tap::Tap;
-use super::tap_port::TapPort;
 use super::window::RxWindow;
 use crate::GuestRam;
 use crate::iovec::GuestIoVecs;
@@ -78,7 +77,7 @@ impl Backend {
                 .map(|socket| {
                     socket.set_nonblocking(true)?;
                     let file = std::fs::File::from(std::os::fd::OwnedFd::from(socket.try_clone()?));
-                    Ok(share(TapPort::new(Arc::new(file))))
+                    Ok(share(super::tap_port::TapPort::new(Arc::new(file))))
                 })
                 .collect(),
         }
