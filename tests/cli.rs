@@ -24,7 +24,12 @@ struct Place {
 impl Place {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("kernel"), "not really").unwrap();
+        // The head of a bzImage: enough to be recognised, and nothing behind it.
+        let mut head = vec![0; 1024];
+        head[0x1f1] = 1; // sectors of setup code behind the first
+        head[0x202..0x206].copy_from_slice(b"HdrS");
+        head[0x236] = 1;
+        fs::write(dir.path().join("kernel"), head).unwrap();
         Self { dir }
     }
 
@@ -162,14 +167,15 @@ fn kernel_that_is_random_for_arm64_or_truncated_is_refused() {
     elf[54] = 56;
     elf[56] = 1;
     let place = Place::new();
+    fs::write(place.dir.path().join("random"), [0x5a; 4096]).unwrap();
     fs::write(place.dir.path().join("arm64"), arm64).unwrap();
     fs::write(place.dir.path().join("truncated"), elf).unwrap();
 
-    let random = place.refused(&["--force", "--kernel", "kernel"]);
+    let random = place.refused(&["--force", "--kernel", "random"]);
     let arm64 = place.refused(&["--force", "--kernel", "arm64"]);
     let truncated = place.refused(&["--force", "--kernel", "truncated"]);
 
-    assert_says(&random, &["kernel kernel", "neither a bzImage nor an ELF"]);
+    assert_says(&random, &["kernel random", "neither a bzImage nor an ELF"]);
     assert_says(&arm64, &["kernel arm64", "for arm64"]);
     assert_says(&truncated, &["kernel truncated", "is it truncated"]);
 }

@@ -22,6 +22,8 @@ const HEAD_BYTES: usize = 0x268;
 const ELF_MACHINE_OFFSET: usize = 18;
 const ELF_MACHINE_X86_64: u16 = 62;
 const ARM64_MAGIC_OFFSET: usize = 56;
+const SETUP_SECTS_OFFSET: usize = 0x1f1;
+const SYSSIZE_OFFSET: usize = 0x1f4;
 const SETUP_MAGIC_OFFSET: usize = 0x202;
 const XLOADFLAGS_OFFSET: usize = 0x236;
 const XLF_KERNEL_64: u16 = 1;
@@ -64,6 +66,16 @@ pub enum KernelError {
     No64BitEntry {
         /// The file.
         path: PathBuf,
+    },
+    /// Shorter than its own header says.
+    #[error("kernel {} has {found} bytes, its header says {wanted}: it is truncated; copy it again", path.display())]
+    Truncated {
+        /// The file.
+        path: PathBuf,
+        /// Its length in bytes.
+        found: u64,
+        /// The length that setup code and payload need.
+        wanted: u64,
     },
     /// The loader stumbled: truncated or damaged.
     #[error("cannot load kernel {}; is it truncated or damaged?", path.display())]
@@ -147,6 +159,17 @@ impl KernelImage {
             .read_to_end(&mut head)
             .map_err(read_error)?;
         let format = recognise(&head, path)?;
+        if format == Format::BzImage {
+            let found = file.metadata().map_err(read_error)?.len();
+            let wanted = bzimage_bytes(&head);
+            if found < wanted {
+                return Err(KernelError::Truncated {
+                    path: path.into(),
+                    found,
+                    wanted,
+                });
+            }
+        }
         file.seek(SeekFrom::Start(0)).map_err(read_error)?;
         Ok(KernelImage {
             path: path.into(),
@@ -228,6 +251,20 @@ impl KernelImage {
     }
 }
 
+/// Length of the file that a bzImage's header announces (Linux `boot.rst`, `setup_sects` and
+/// `syssize`).
+fn bzimage_bytes(head: &[u8]) -> u64 {
+    let setup_sectors = match head.get(SETUP_SECTS_OFFSET) {
+        None | Some(0) => 4, // as old as Linux 0.9
+        Some(&sectors) => sectors,
+    };
+    let paragraphs = head
+        .get(SYSSIZE_OFFSET..SYSSIZE_OFFSET + 4)
+        .and_then(|bytes| bytes.try_into().ok())
+        .map_or(0, u32::from_le_bytes);
+    (u64::from(setup_sectors) + 1) * 512 + u64::from(paragraphs) * 16
+}
+
 fn recognise(head: &[u8], path: &Path) -> Result<Format, KernelError> {
     let u16_at = |offset: usize| {
         head.get(offset..offset + 2)
@@ -280,7 +317,8 @@ mod tests {
     }
 
     fn bzimage_head(xloadflags: u16) -> Vec<u8> {
-        let mut head = vec![0; HEAD_BYTES];
+        let mut head = vec![0; 1024];
+        head[SETUP_SECTS_OFFSET] = 1;
         head[SETUP_MAGIC_OFFSET..][..4].copy_from_slice(b"HdrS");
         head[XLOADFLAGS_OFFSET..][..2].copy_from_slice(&xloadflags.to_le_bytes());
         head
@@ -333,6 +371,26 @@ mod tests {
     #[test]
     fn bzimage_is_recognised_by_its_header() {
         assert_eq!(open(&bzimage_head(1)).unwrap().format(), Format::BzImage);
+    }
+
+    #[test]
+    fn bzimage_shorter_than_its_header_says_is_refused() {
+        let mut head = bzimage_head(1);
+        head[SYSSIZE_OFFSET] = 1;
+
+        let err = open(&head).unwrap_err();
+
+        assert!(
+            matches!(
+                err,
+                KernelError::Truncated {
+                    found: 1024,
+                    wanted: 1040,
+                    ..
+                }
+            ),
+            "{err}"
+        );
     }
 
     #[test]
