@@ -275,7 +275,8 @@ fn metrics_without_directory_are_refused() {
 #[test]
 fn host_without_kvm_is_refused() {
     let place = Place::new();
-    let script = "mount -t tmpfs none /dev && exec \"$0\" run --kernel kernel";
+    let script =
+        "mount -t tmpfs none /dev && mknod /dev/urandom c 1 9 && exec \"$0\" run --kernel kernel";
     let hidden = place
         .command(
             "unshare",
