@@ -7,94 +7,14 @@
     reason = "tests fail by panicking"
 )]
 
+mod common;
+
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
 
-use tempfile::TempDir;
-
-const ALACRITY: &str = env!("CARGO_BIN_EXE_alacrity");
-
-/// A directory to run in, with a file that passes for a kernel until it is parsed.
-struct Place {
-    dir: TempDir,
-}
-
-impl Place {
-    fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        // The head of a bzImage: enough to be recognised, and nothing behind it.
-        let mut head = vec![0; 1024];
-        head[0x1f1] = 1; // sectors of setup code behind the first
-        head[0x202..0x206].copy_from_slice(b"HdrS");
-        head[0x236] = 1;
-        fs::write(dir.path().join("kernel"), head).unwrap();
-        Self { dir }
-    }
-
-    fn file(self, name: &str, content: &str) -> Self {
-        fs::write(self.dir.path().join(name), content).unwrap();
-        self
-    }
-
-    fn command(&self, program: &str, args: &[&str]) -> Command {
-        let mut command = Command::new(program);
-        command
-            .args(args)
-            .current_dir(self.dir.path())
-            .env("ALACRITY_GUEST_DIR", self.dir.path().join("no-image"))
-            .stdin(Stdio::null());
-        command
-    }
-
-    fn names(&self) -> Vec<String> {
-        let mut names: Vec<_> = fs::read_dir(self.dir.path())
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect();
-        names.sort();
-        names
-    }
-
-    /// Runs `alacrity run ARGS`, which must be refused; returns what it says.
-    fn refused(&self, args: &[&str]) -> String {
-        let before = self.names();
-        let output = self
-            .command(ALACRITY, &[&["run"], args].concat())
-            .output()
-            .unwrap();
-        assert_eq!(self.names(), before, "it left something behind");
-        refusal(&output)
-    }
-}
-
-/// Checks the form of a refusal: status 2, nothing on stdout, one or two lines on stderr.
-fn refusal(output: &Output) -> String {
-    let stderr = String::from_utf8(output.stderr.clone()).unwrap();
-    assert_eq!(output.status.code(), Some(2), "{stderr}");
-    assert!(output.stdout.is_empty());
-    assert!((1..=2).contains(&stderr.lines().count()), "{stderr}");
-    assert!(stderr.starts_with("error: "), "{stderr}");
-    stderr
-}
-
-#[track_caller]
-fn assert_says(text: &str, parts: &[&str]) {
-    for part in parts {
-        assert!(text.contains(part), "no `{part}` in: {text}");
-    }
-}
-
-/// Says why a test does not run here; fails instead if the environment promises a usable KVM and
-/// the test `needs_kvm`.
-fn skip(why: &str, needs_kvm: bool) {
-    assert!(
-        !needs_kvm || std::env::var_os("REQUIRE_KVM").is_none(),
-        "cannot run, but REQUIRE_KVM is set: {why}"
-    );
-    println!("SKIPPED: {why}");
-}
+use common::refused::{Place, refusal};
+use common::{ALACRITY, assert_says, skip, skip_without_kvm};
 
 #[test]
 fn memory_of_nothing_too_little_or_no_size_is_refused() {
@@ -116,7 +36,7 @@ fn memory_beyond_the_host_is_refused() {
     let place = Place::new();
     let total = alacrity::check::host::total_memory();
     if total >= 64 << 30 {
-        return skip("this host has 64 GiB or more", false);
+        return skip("this host has 64 GiB or more");
     }
 
     let text = place.refused(&["--kernel", "kernel", "--memory", "64G"]);
@@ -153,7 +73,7 @@ fn kernel_that_is_missing_empty_or_no_file_is_refused() {
 #[test]
 fn kernel_that_is_random_for_arm64_or_truncated_is_refused() {
     if let Err(error) = alacrity::check::kvm::open() {
-        return skip(&error.to_string(), true);
+        return skip_without_kvm(&error.to_string());
     }
     let mut arm64 = vec![0; 4096];
     arm64[0x38..0x3c].copy_from_slice(b"ARM\x64"); // Linux Documentation/arch/arm64/booting.rst, 4
@@ -284,7 +204,7 @@ fn host_without_kvm_is_refused() {
         )
         .output();
     if !hidden.is_ok_and(|output| output.status.success()) {
-        return skip("cannot hide /dev without root", false);
+        return skip("cannot hide /dev without root");
     }
 
     let output = place
@@ -311,10 +231,10 @@ fn user_without_permission_for_kvm_is_refused() {
         .output();
     let may_open = place.command("setpriv", &open_kvm).output();
     if !can_become.is_ok_and(|output| output.status.success()) {
-        return skip("cannot become another user without root", false);
+        return skip("cannot become another user without root");
     }
     if may_open.is_ok_and(|output| output.status.success()) || !Path::new("/dev/kvm").exists() {
-        return skip("/dev/kvm is missing, or open to everybody", false);
+        return skip("/dev/kvm is missing, or open to everybody");
     }
     let run = [program.to_str().unwrap(), "run", "--kernel", "kernel"];
 
@@ -332,9 +252,9 @@ fn user_without_permission_for_kvm_is_refused() {
 #[test]
 fn kvm_that_interprets_kernel_mode_is_refused() {
     match alacrity::check::guest_kernel_mode_speed() {
-        Err(error) => return skip(&format!("no usable KVM: {error}"), true),
+        Err(error) => return skip_without_kvm(&format!("no usable KVM: {error}")),
         Ok(speed) if !speed.is_interpreted() => {
-            return skip("KVM here runs guest kernel mode natively", false);
+            return skip("KVM here runs guest kernel mode natively");
         }
         Ok(_) => {}
     }

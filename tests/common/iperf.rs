@@ -1,0 +1,82 @@
+//! The host's side of conversations with a guest.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Shutdown, TcpListener};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+
+use super::{DEADLINE, until};
+
+/// An iperf3 server on all addresses of the host, until it is dropped.
+#[derive(Debug)]
+pub struct IperfServer {
+    child: Child,
+    pub port: u16,
+}
+
+impl IperfServer {
+    /// `None` if there is no iperf3.
+    pub fn start() -> Option<Self> {
+        let port = free_port();
+        let child = Command::new("iperf3")
+            .args(["-s", "-p", &port.to_string()])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .ok()?;
+        let server = IperfServer { child, port };
+        // Not by a connection, which would be taken for a client.
+        let is_listening = || {
+            let sockets = ["/proc/net/tcp", "/proc/net/tcp6"];
+            let wanted = format!(":{port:04X} ");
+            sockets.iter().any(|path| {
+                let text = std::fs::read_to_string(path).unwrap_or_default();
+                text.lines().any(|line| {
+                    line.split_once(": ")
+                        .is_some_and(|(_, rest)| rest.contains(&wanted) && rest.contains(" 0A "))
+                })
+            })
+        };
+        assert!(until(DEADLINE, is_listening), "iperf3 does not listen");
+        Some(server)
+    }
+}
+
+impl Drop for IperfServer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Bytes that each of the reports (iperf3 `-J`) in `text` says were received.
+#[track_caller]
+pub fn received_bytes(text: &str) -> Vec<u64> {
+    serde_json::Deserializer::from_str(text)
+        .into_iter::<serde_json::Value>()
+        .map(|report| {
+            let report = report.unwrap_or_else(|error| panic!("{error} in: {text}"));
+            assert!(report["error"].is_null(), "{report:#}");
+            report["end"]["sum_received"]["bytes"].as_u64().unwrap()
+        })
+        .collect()
+}
+
+/// Takes one connection, reads all of it and sends all of it back; answers the port.
+pub fn send_back_once() -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut bytes = Vec::new();
+        stream.read_to_end(&mut bytes).unwrap();
+        stream.write_all(&bytes).unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+    });
+    port
+}
+
+fn free_port() -> u16 {
+    let socket = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+    socket.local_addr().unwrap().port()
+}
