@@ -117,9 +117,15 @@ impl Running {
     /// Waits until the guest has printed `text`.
     #[track_caller]
     pub fn wait_for(&self, text: &str) {
+        self.wait_for_times(text, 1);
+    }
+
+    /// Waits until the guest has printed `text` that many times.
+    #[track_caller]
+    pub fn wait_for_times(&self, text: &str, times: usize) {
         assert!(
-            self.stdout.wait_for(text, 1, DEADLINE),
-            "the guest did not print `{text}`\n{self:?}"
+            self.stdout.wait_for(text, times, DEADLINE),
+            "the guest did not print `{text}` {times} times\n{self:?}"
         );
     }
 
@@ -137,8 +143,10 @@ impl Running {
     pub fn shell(&mut self, command: &str) {
         // The arithmetic keeps the echo of what is typed from looking like the answer.
         let nonce = self.stdout.text().len();
-        self.send(&format!("{command} && echo done-$(({nonce}+0))-\n"));
-        self.wait_for(&format!("done-{nonce}-"));
+        self.send(&format!("{command}; echo status-$?-of-$(({nonce}+0))-\n"));
+        self.wait_for(&format!("-of-{nonce}-"));
+        let success = format!("status-0-of-{nonce}-");
+        assert!(self.stdout.text().contains(&success), "failed\n{self:?}");
     }
 
     /// Waits for the guest's shell.
