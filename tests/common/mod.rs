@@ -23,7 +23,7 @@ pub const ALACRITY: &str = env!("CARGO_BIN_EXE_alacrity");
 
 /// How long anything may take that usually takes a few seconds: the lab emulates its CPUs, and the
 /// machine below may be busy.
-pub const DEADLINE: Duration = Duration::from_secs(120);
+pub const DEADLINE: Duration = Duration::from_secs(180);
 
 /// How often a condition is looked at that nothing tells us of.
 const POLL: Duration = Duration::from_millis(20);
