@@ -285,6 +285,9 @@ impl Machine {
             .map(|idx| {
                 let vcpu = Vcpu::new(&self.vm, idx, num_vcpus, (idx == 0).then_some(entry))?;
                 self.metrics.add("vcpus", idx.to_string(), vcpu.exits());
+                if let Some(stats) = vcpu.kvm_stats() {
+                    self.metrics.add("kvm", idx.to_string(), stats);
+                }
                 Ok(vcpu)
             })
             .collect()

@@ -22,6 +22,7 @@ use serde::Serialize;
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
 use super::cpuid;
+use super::stats::KvmStats;
 use super::vm::{KvmError, Vm};
 use crate::layout::{GDT, PAGE_TABLES};
 
@@ -204,6 +205,14 @@ impl Vcpu {
     /// The vCPU's exit counters.
     pub fn exits(&self) -> Arc<ExitMetrics> {
         Arc::clone(&self.exits)
+    }
+
+    /// KVM's own counters of the vCPU; `None` on a host kernel before 5.14.
+    pub fn kvm_stats(&self) -> Option<Arc<KvmStats>> {
+        KvmStats::open(&self.fd)
+            .inspect_err(|error| tracing::debug!("vCPU {}: no KVM counters: {error}", self.idx))
+            .ok()
+            .map(Arc::new)
     }
 
     /// Starts the vCPU on a thread of its own, called `vcpuN`.
