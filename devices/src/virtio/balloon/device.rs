@@ -6,12 +6,12 @@ use std::sync::Arc;
 use virtio_bindings::virtio_ids::VIRTIO_ID_BALLOON;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use virtio_queue::QueueT;
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::event::BalloonSubscriber;
+use super::event::BalloonServer;
 use super::handle::BalloonHandle;
 use super::handler::{BalloonHandler, QueueKind};
 use super::metrics::BalloonMetrics;
+use crate::virtio::serve;
 use crate::virtio::{ActivateError, Activation, VirtioDevice};
 use crate::worker::Worker;
 
@@ -144,13 +144,11 @@ impl VirtioDevice for BalloonDevice {
                 return Err(ActivateError::QueueMissing { index });
             }
         }
-        let subscriber = BalloonSubscriber {
+        let server = BalloonServer {
             queues,
-            again: EventFd::new(EFD_NONBLOCK).map_err(ActivateError::Worker)?,
             interrupt: Arc::clone(&activation.interrupt),
         };
-        let worker = Worker::spawn(self.name.clone(), subscriber).map_err(ActivateError::Worker)?;
-        self.worker = Some(worker);
+        self.worker = Some(serve::spawn(self.name.clone(), server)?);
         self.handle.set_interrupt(Some(activation.interrupt));
         Ok(())
     }

@@ -11,16 +11,16 @@ use virtio_bindings::virtio_blk::{
 use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use virtio_queue::QueueT;
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::SECTOR_BYTES;
 use super::disk::Disk;
 use super::engine::Engine;
-use super::event::BlkSubscriber;
+use super::event::BlkServer;
 use super::handler::{Backend, Handler};
 use super::metrics::{BlkMetrics, EngineKind};
 use super::ranges::{MAX_DISCARD_SECTORS, MAX_RANGES, MAX_WRITE_ZEROES_SECTORS};
 use super::request::SEG_MAX;
+use crate::virtio::serve;
 use crate::virtio::{ActivateError, Activation, VirtioDevice};
 use crate::worker::Worker;
 
@@ -221,13 +221,11 @@ impl VirtioDevice for BlkDevice {
             metrics: Arc::clone(&self.metrics),
             interrupt,
         };
-        let subscriber = BlkSubscriber {
+        let server = BlkServer {
             handler: Handler::new(backend, active.index, active.queue, ram, engine),
             doorbell: active.doorbell,
-            again: EventFd::new(EFD_NONBLOCK).map_err(ActivateError::Worker)?,
         };
-        let worker = Worker::spawn(self.name.clone(), subscriber).map_err(ActivateError::Worker)?;
-        self.worker = Some(worker);
+        self.worker = Some(serve::spawn(self.name.clone(), server)?);
         Ok(())
     }
 

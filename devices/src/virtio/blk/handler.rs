@@ -19,6 +19,7 @@ use super::ranges::{MAX_PAYLOAD_BYTES, RangeOp, is_on_disk, ranges};
 use super::request::{ChainError, Request, Transfer};
 use crate::GuestRam;
 use crate::virtio::VirtioInterrupt;
+use crate::virtio::serve::Served;
 
 /// Data to move before other events, a reset above all, get a turn.
 const TURN_BYTES: u64 = 64 << 20;
@@ -40,16 +41,6 @@ impl From<virtio_queue::Error> for BlkFault {
     fn from(source: virtio_queue::Error) -> Self {
         BlkFault::Queue { source }
     }
-}
-
-/// Whether a look at the queue left something for another one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[must_use]
-pub(super) enum Served {
-    /// The next doorbell or completion brings the next work.
-    All,
-    /// There is more to do now; come back after a look at other events.
-    More,
 }
 
 /// What a handler serves, and for whom.

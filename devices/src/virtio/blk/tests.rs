@@ -19,11 +19,12 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::engine::Engine;
 use super::fuzz::{self, AVAIL_RING, QUEUE_SIZE, USED_RING};
-use super::handler::{BlkFault, Handler, Served};
+use super::handler::{BlkFault, Handler};
 use super::request::{ChainError, Request, Step, Transfer};
 use super::*;
 use crate::GuestRam;
 use crate::test_utils::fake_interrupt;
+use crate::virtio::serve::Served;
 use crate::virtio::{Activation, ActiveQueue, VirtioDevice, VirtioInterrupt};
 
 /// Sectors of the test disk.
