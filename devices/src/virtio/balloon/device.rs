@@ -67,7 +67,7 @@ impl BalloonDevice {
         self.handle.clone()
     }
 
-    fn config(&self) -> [u8; CONFIG_BYTES] {
+    fn config_bytes(&self) -> [u8; CONFIG_BYTES] {
         let mut config = [0; CONFIG_BYTES];
         let (num_pages, actual) = config.split_at_mut(CONFIG_BYTES / 2);
         num_pages.copy_from_slice(&self.handle.target_pages().to_le_bytes());
@@ -93,18 +93,8 @@ impl VirtioDevice for BalloonDevice {
             | 1 << VIRTIO_BALLOON_F_REPORTING
     }
 
-    fn config_len(&self) -> u64 {
-        CONFIG_BYTES as u64
-    }
-
-    fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let config = self.config();
-        let source = usize::try_from(offset)
-            .ok()
-            .and_then(|start| config.get(start..start.checked_add(data.len())?));
-        if let Some(source) = source {
-            data.copy_from_slice(source);
-        }
+    fn config(&self) -> Vec<u8> {
+        self.config_bytes().to_vec()
     }
 
     fn write_config(&mut self, offset: u64, data: &[u8]) {

@@ -113,7 +113,7 @@ impl BlkDevice {
     }
 
     /// `struct virtio_blk_config`, little-endian.
-    fn config(&self) -> [u8; CONFIG_BYTES] {
+    fn config_bytes(&self) -> [u8; CONFIG_BYTES] {
         let disk = &self.disk;
         let logical = disk.logical_block_bytes();
         let physical_exp = disk.physical_block_bytes().ilog2() - logical.ilog2();
@@ -169,18 +169,8 @@ impl VirtioDevice for BlkDevice {
         features
     }
 
-    fn config_len(&self) -> u64 {
-        CONFIG_BYTES as u64
-    }
-
-    fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let config = self.config();
-        let source = usize::try_from(offset)
-            .ok()
-            .and_then(|start| config.get(start..start.checked_add(data.len())?));
-        if let Some(source) = source {
-            data.copy_from_slice(source);
-        }
+    fn config(&self) -> Vec<u8> {
+        self.config_bytes().to_vec()
     }
 
     fn write_config(&mut self, offset: u64, data: &[u8]) {

@@ -703,9 +703,8 @@ fn reset_with_requests_under_way_waits_for_them() {
 fn config_tells_capacity_and_block_size() {
     let file = image();
     let (device, _) = device(&file, true);
-    let mut config = [0; 60];
 
-    device.read_config(0, &mut config);
+    let config = device.config();
 
     assert_eq!(config[0..8], NUM_SECTORS.to_le_bytes());
     assert_eq!(config[12..16], 254u32.to_le_bytes());

@@ -66,11 +66,9 @@ impl VirtioDevice for RngDevice {
         1 << VIRTIO_RING_F_EVENT_IDX | 1 << VIRTIO_RING_F_INDIRECT_DESC
     }
 
-    fn config_len(&self) -> u64 {
-        0
+    fn config(&self) -> Vec<u8> {
+        Vec::new()
     }
-
-    fn read_config(&self, _offset: u64, _data: &mut [u8]) {}
 
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
         self.reset();

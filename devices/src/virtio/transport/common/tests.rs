@@ -32,10 +32,9 @@ impl VirtioDevice for FakeDevice {
     fn device_features(&self) -> u64 {
         FEATURE
     }
-    fn config_len(&self) -> u64 {
-        0
+    fn config(&self) -> Vec<u8> {
+        Vec::new()
     }
-    fn read_config(&self, _offset: u64, _data: &mut [u8]) {}
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
         let entry = (activation.features, activation.queues.len());
         self.0.lock().unwrap().activations.push(entry);
