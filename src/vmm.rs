@@ -58,6 +58,9 @@ pub enum RunError {
         /// What the host said.
         source: io::Error,
     },
+    /// The guest crashed before its command had ended.
+    #[error("the guest's CPU gave up (triple fault) before the --exec command had ended")]
+    TripleFault,
     /// The guest ended and never ran its command.
     #[error(
         "the guest ended before it ran its --exec command; does its init come from scripts/guest-image?"
@@ -73,6 +76,7 @@ impl RunError {
             | RunError::Exec(_)
             | RunError::Resource(_)
             | RunError::Preflight(_) => ExitStatus::BadInput,
+            RunError::TripleFault => ExitStatus::GuestPanic,
             RunError::Build(BuildError::Boot(_) | BuildError::Memory(_)) => ExitStatus::BadInput,
             _ => ExitStatus::HostError,
         }
@@ -182,9 +186,10 @@ fn status(end: End, signal: Option<u8>, command: Command) -> Result<ExitStatus, 
         (_, Command::Started | Command::NotStarted) if signal.is_some() => {
             Ok(ExitStatus::Signal(signal.unwrap_or_default()))
         }
+        (End::TripleFault, Command::Started | Command::NotStarted) => Err(RunError::TripleFault),
         (End::PowerOff | End::Reset, Command::NotStarted) => Err(RunError::CommandNotStarted),
         // A command may well be `poweroff`.
-        (End::PowerOff | End::Reset | End::Escape, _) => Ok(ExitStatus::Success),
+        (End::PowerOff | End::Reset | End::TripleFault | End::Escape, _) => Ok(ExitStatus::Success),
     }
 }
 
@@ -249,6 +254,14 @@ mod tests {
         ));
         let ended = status(End::PowerOff, Some(2), Command::NotStarted).unwrap();
         assert_eq!(ended, ExitStatus::Signal(2));
+    }
+
+    #[test]
+    fn triple_fault_is_a_way_to_reset_but_not_to_end_a_command() {
+        let ended = status(End::TripleFault, None, Command::None).unwrap();
+        assert_eq!(ended, ExitStatus::Success);
+        let error = status(End::TripleFault, None, Command::Started).unwrap_err();
+        assert_eq!(error.status(), ExitStatus::GuestPanic);
     }
 
     #[test]

@@ -283,7 +283,7 @@ impl Vcpu {
                 }
                 Ok(VcpuExit::Shutdown) => {
                     exits.other.add(1);
-                    context.observer.guest_event(GuestEvent::Reset);
+                    context.observer.guest_event(GuestEvent::TripleFault);
                 }
                 Ok(VcpuExit::SystemEvent(kind, _)) => {
                     exits.other.add(1);
