@@ -1,8 +1,8 @@
 //! The user's terminal: raw while the guest has it, and always given back as it was.
 
-use std::io::{self, Write};
-use std::os::fd::{AsFd, AsRawFd, RawFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::io::{self, Stdin, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -121,23 +121,32 @@ pub enum Input {
     EndOfFile,
 }
 
+static STDIN: LazyLock<Stdin> = LazyLock::new(io::stdin);
+
 /// Standard input.
 #[derive(Debug)]
 pub struct ConsoleInput {
+    fd: BorrowedFd<'static>,
     is_terminal: bool,
     is_escaped: bool,
 }
 
 impl Default for ConsoleInput {
     fn default() -> Self {
-        ConsoleInput {
-            is_terminal: isatty(io::stdin()),
-            is_escaped: false,
-        }
+        ConsoleInput::new(STDIN.as_fd(), isatty(STDIN.as_fd()))
     }
 }
 
 impl ConsoleInput {
+    /// Input from `fd`, with escape sequences if a person types there.
+    pub fn new(fd: BorrowedFd<'static>, is_terminal: bool) -> Self {
+        ConsoleInput {
+            fd,
+            is_terminal,
+            is_escaped: false,
+        }
+    }
+
     /// True if a person types: what they type is read at once, for there may be a `Ctrl-a x` in it.
     pub fn is_terminal(&self) -> bool {
         self.is_terminal
@@ -145,7 +154,7 @@ impl ConsoleInput {
 
     /// The descriptor to watch.
     pub fn fd(&self) -> RawFd {
-        io::stdin().as_fd().as_raw_fd()
+        self.fd.as_raw_fd()
     }
 
     /// Reads up to `room` bytes; call it when the descriptor is readable.
@@ -157,7 +166,7 @@ impl ConsoleInput {
         let len = room.min(buffer.len());
         let target = buffer.get_mut(..len).unwrap_or_default();
         // Not through `Stdin`, whose own buffer epoll does not see.
-        let n = rustix::io::read(io::stdin(), target)?;
+        let n = rustix::io::read(self.fd, target)?;
         Ok(match buffer.get(..n) {
             Some([]) | None => Input::EndOfFile,
             Some(typed) if self.is_terminal => self.unescape(typed),
@@ -215,10 +224,7 @@ mod tests {
     }
 
     fn typed(chunks: &[&[u8]]) -> Vec<Input> {
-        let mut input = ConsoleInput {
-            is_terminal: true,
-            is_escaped: false,
-        };
+        let mut input = ConsoleInput::new(STDIN.as_fd(), true);
         chunks.iter().map(|chunk| input.unescape(chunk)).collect()
     }
 

@@ -301,3 +301,87 @@ impl MutEventSubscriber for MainLoop {
         self.show_progress();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alacrity_devices::bus::BusDevice;
+    use std::os::fd::AsFd;
+    use std::thread;
+    use std::time::Instant;
+    use vmm_sys_util::eventfd::EFD_NONBLOCK;
+
+    const MCR_OUT2: u8 = 8;
+
+    struct Setup {
+        control: Arc<Control>,
+        port: Arc<SerialPort>,
+        keyboard: UnixStream,
+        main_loop: MainLoop,
+    }
+
+    /// A main loop at whose terminal the test types.
+    fn setup() -> Setup {
+        let control = Arc::new(Control::new(Instant::now()).unwrap());
+        let event = || EventFd::new(EFD_NONBLOCK).unwrap();
+        let (room_evt, metrics) = (event(), Arc::new(SerialMetrics::default()));
+        let out = Box::new(io::sink());
+        let room = room_evt.try_clone().unwrap();
+        let port = Arc::new(SerialPort::new(event(), room, out, Arc::clone(&metrics)).unwrap());
+        let (keyboard, stdin) = UnixStream::pair().unwrap();
+        let stdin: &'static UnixStream = Box::leak(Box::new(stdin));
+        let console = Console {
+            port: Arc::clone(&port),
+            metrics,
+            room_evt,
+            input: Some(ConsoleInput::new(stdin.as_fd(), true)),
+        };
+        let main_loop = MainLoop::new(Arc::clone(&control), console, event(), false).unwrap();
+        Setup {
+            control,
+            port,
+            keyboard,
+            main_loop,
+        }
+    }
+
+    #[test]
+    fn escape_ends_a_guest_that_never_listens() {
+        let mut setup = setup();
+        setup.keyboard.write_all(b"\x01x").unwrap();
+        let control = Arc::clone(&setup.control);
+        thread::spawn(move || {
+            thread::sleep(Duration::from_secs(20));
+            control.end(End::PowerOff);
+        });
+
+        let (end, _) = setup.main_loop.run().unwrap();
+
+        assert!(matches!(end, End::Escape), "{end:?}");
+    }
+
+    #[test]
+    fn what_was_typed_ahead_reaches_the_guest_once_it_listens() {
+        let mut setup = setup();
+        setup.keyboard.write_all(b"ls\n").unwrap();
+        let main_loop = thread::spawn(move || setup.main_loop.run().unwrap());
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let mut line = Vec::new();
+
+        setup.port.write(4, &[MCR_OUT2]);
+        setup.port.write(1, &[1]);
+        while line != b"ls\n" && Instant::now() < deadline {
+            let (mut status, mut data) = ([0], [0]);
+            setup.port.read(5, &mut status);
+            if status[0] & 1 != 0 {
+                setup.port.read(0, &mut data);
+                line.extend(data);
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        setup.control.end(End::PowerOff);
+
+        main_loop.join().unwrap();
+        assert_eq!(line, b"ls\n");
+    }
+}
