@@ -311,8 +311,6 @@ mod tests {
     use std::time::Instant;
     use vmm_sys_util::eventfd::EFD_NONBLOCK;
 
-    const MCR_OUT2: u8 = 8;
-
     struct Setup {
         control: Arc<Control>,
         port: Arc<SerialPort>,
@@ -368,7 +366,6 @@ mod tests {
         let deadline = Instant::now() + Duration::from_secs(20);
         let mut line = Vec::new();
 
-        setup.port.write(4, &[MCR_OUT2]);
         setup.port.write(1, &[1]);
         while line != b"ls\n" && Instant::now() < deadline {
             let (mut status, mut data) = ([0], [0]);
