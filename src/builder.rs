@@ -129,7 +129,7 @@ impl Machine {
         let pio = Arc::new(Bus::default());
         let mmio = Arc::new(Bus::default());
         let doorbells: Arc<dyn Doorbells> = Arc::new(KvmDoorbells::new(Arc::clone(vm.fd())));
-        let pci = Arc::new(PciRoot::new(Arc::clone(&mmio), Arc::clone(&pio), doorbells));
+        let pci = Arc::new(PciRoot::new(&mmio, &pio, doorbells));
         let mut metrics = Metrics::default();
 
         place(&mmio, "PCI", layout::ECAM_START, ECAM_BYTES, pci.clone())?;

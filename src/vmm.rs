@@ -8,7 +8,7 @@ use std::time::Instant;
 use crate::boot::{self, BootError, Initrd, KernelImage};
 use crate::builder::{BuildError, Machine, SerialOutputs};
 use crate::config::{NetBackend, VmConfig};
-use crate::console::{ConsoleInput, RawTerminal};
+use crate::console::{ConsoleInput, GuestOutput, RawTerminal};
 use crate::control::{Control, End};
 use crate::event::MainLoop;
 use crate::exec::{self, ExecError};
@@ -111,7 +111,7 @@ pub fn run(config: &VmConfig, started: Instant) -> Result<ExitStatus, RunError> 
         config.memory,
         config.hugepages,
         Arc::clone(&control),
-        outputs(is_exec),
+        outputs(is_exec, &control),
     )?;
     resources.plug_into(&mut machine)?;
     let num_vcpus = u8::try_from(config.cpus).unwrap_or(u8::MAX); // validated: at most 32
@@ -134,14 +134,14 @@ pub fn run(config: &VmConfig, started: Instant) -> Result<ExitStatus, RunError> 
             Ok(thread) => threads.push(thread),
             Err(source) => {
                 control.end(End::Escape);
-                threads.into_iter().for_each(VcpuThread::join);
+                VcpuThread::join_all(threads);
                 return Err(host("start a vCPU thread")(source));
             }
         }
     }
     let ended = main_loop.run();
     control.end(End::Escape); // if the loop failed, the vCPUs stop all the same
-    threads.into_iter().for_each(VcpuThread::join);
+    VcpuThread::join_all(threads);
     drop(terminal);
     let (mut end, signal) = ended.map_err(host("run the main loop"))?;
     if matches!(end, End::Reset) && machine.was_panic() {
@@ -194,15 +194,16 @@ fn status(end: End, signal: Option<u8>, command: Command) -> Result<ExitStatus, 
 }
 
 /// With `--exec`, standard output is the command's alone.
-fn outputs(is_exec: bool) -> SerialOutputs {
+fn outputs(is_exec: bool, control: &Arc<Control>) -> SerialOutputs {
+    let stdout = Box::new(GuestOutput::new(io::stdout(), Arc::clone(control)));
     if is_exec {
         SerialOutputs {
-            console: Box::new(io::stderr()),
-            command: Box::new(io::stdout()),
+            console: Box::new(GuestOutput::new(io::stderr(), Arc::clone(control))),
+            command: stdout,
         }
     } else {
         SerialOutputs {
-            console: Box::new(io::stdout()),
+            console: stdout,
             command: Box::new(io::sink()),
         }
     }

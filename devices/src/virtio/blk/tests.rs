@@ -432,6 +432,25 @@ fn zeroing_ends_the_turn() {
 }
 
 #[test]
+fn chains_wait_while_much_data_is_under_way() {
+    let mut driver = Driver::new(EngineKind::Sync);
+    write_header(&driver.ram, VIRTIO_BLK_T_IN, 0);
+    let chain = [(HEADER, 16, 0), (DATA, 512, W), (STATUS, 1, W)];
+    offer(&driver.ram, &mut driver.avail_idx, &chain);
+    let max_in_flight_bytes = std::mem::take(&mut driver.handler.max_in_flight_bytes);
+
+    assert_eq!(driver.handler.serve_queue().unwrap(), Served::All);
+    assert_eq!(driver.handler.serve_completions().unwrap(), Served::All);
+    assert_eq!(driver.status(), 0xff, "the request waits");
+    driver.handler.max_in_flight_bytes = max_in_flight_bytes;
+
+    assert_eq!(driver.handler.serve_completions().unwrap(), Served::More);
+    fuzz::run(&mut driver.handler).unwrap();
+    assert_eq!(driver.status(), VIRTIO_BLK_S_OK);
+    assert_eq!(driver.handler.serve_completions().unwrap(), Served::All);
+}
+
+#[test]
 fn one_bad_range_leaves_all_ranges_alone() {
     let mut driver = Driver::new(EngineKind::Sync);
     let ranges = [range(0, 1, 0), range(64, 1, 0)].concat();

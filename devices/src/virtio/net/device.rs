@@ -209,7 +209,9 @@ impl VirtioDevice for NetDevice {
         let result = backend
             .set_active_pairs(1)
             .and_then(|()| backend.set_offloads(0));
-        if let Err(error) = result {
+        if let Err(error) = result
+            && self.metrics.backend_refusals.count_sparsely()
+        {
             tracing::warn!("{}: cannot reset its backend: {error}", self.name);
         }
     }
