@@ -129,7 +129,7 @@ impl Machine {
         let pio = Arc::new(Bus::default());
         let mmio = Arc::new(Bus::default());
         let doorbells: Arc<dyn Doorbells> = Arc::new(KvmDoorbells::new(Arc::clone(vm.fd())));
-        let pci = Arc::new(PciRoot::new(Arc::clone(&mmio), Arc::clone(&pio), doorbells));
+        let pci = Arc::new(PciRoot::new(&mmio, &pio, doorbells));
         let mut metrics = Metrics::default();
 
         place(&mmio, "PCI", layout::ECAM_START, ECAM_BYTES, pci.clone())?;
@@ -285,6 +285,9 @@ impl Machine {
             .map(|idx| {
                 let vcpu = Vcpu::new(&self.vm, idx, num_vcpus, (idx == 0).then_some(entry))?;
                 self.metrics.add("vcpus", idx.to_string(), vcpu.exits());
+                if let Some(stats) = vcpu.kvm_stats() {
+                    self.metrics.add("kvm", idx.to_string(), stats);
+                }
                 Ok(vcpu)
             })
             .collect()

@@ -131,6 +131,7 @@ pub fn report() -> Report {
         host::io_uring(),
         host::userfaultfd(),
         host::fuse(),
+        host::transparent_huge_pages(),
         host::huge_pages(),
         host::vhost_net(),
         host::passt(),

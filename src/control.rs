@@ -19,8 +19,10 @@ use crate::kvm::vcpu::{VcpuError, VcpuObserver};
 pub enum End {
     /// The guest switched itself off.
     PowerOff,
-    /// The guest asked for a reset, or its CPU gave up (triple fault).
+    /// The guest asked for a reset.
     Reset,
+    /// The guest's CPU gave up: a way to reset, or a crash.
+    TripleFault,
     /// The guest's kernel panicked.
     Panic,
     /// A vCPU cannot go on.
@@ -146,6 +148,7 @@ impl GuestEventSink for Control {
         match event {
             GuestEvent::PowerOff => self.end(End::PowerOff),
             GuestEvent::Reset => self.end(End::Reset),
+            GuestEvent::TripleFault => self.end(End::TripleFault),
             GuestEvent::Panic => self.end(End::Panic),
             GuestEvent::InitStarted => self.mark(&self.timeline.guest_init_us),
             GuestEvent::CommandStarted => self.mark(&self.timeline.command_us),

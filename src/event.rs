@@ -1,5 +1,6 @@
 //! The main loop: waits for the VM's end, for signals, for the user's input, and notices silence.
 
+use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
@@ -8,7 +9,7 @@ use std::time::Duration;
 
 use alacrity_devices::legacy::serial::{SerialMetrics, SerialPort};
 use event_manager::{EventManager, EventOps, Events, MutEventSubscriber, SubscriberOps};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::timerfd::TimerFd;
@@ -20,6 +21,8 @@ use crate::control::{Control, End};
 const POWER_OFF_GRACE: Duration = Duration::from_secs(10);
 /// How long a guest may say nothing before we say something.
 const SILENCE: Duration = Duration::from_secs(10);
+/// Bytes that a person can type ahead of the guest, as many as a terminal of Linux keeps.
+const MAX_TYPED_BYTES: usize = 4096;
 
 /// What an event is about.
 const WAKE: u32 = 0;
@@ -53,6 +56,8 @@ pub struct MainLoop {
     silence: TimerFd,
     pending_signal: Option<u8>,
     is_stdin_watched: bool,
+    /// Input that the port had no room for yet.
+    typed: VecDeque<u8>,
     has_progress: bool,
 }
 
@@ -63,7 +68,7 @@ impl std::fmt::Debug for MainLoop {
 }
 
 impl MainLoop {
-    /// A loop for the VM behind `control`. SIGINT, SIGTERM and SIGHUP press `power_button` first
+    /// A loop for the VM behind `control`. SIGINT, SIGTERM, SIGHUP and SIGQUIT press `power_button` first
     /// and end the VM when they come again, or when the guest takes too long.
     ///
     /// With `has_progress`, a terminal on standard error shows that the guest is booting.
@@ -76,7 +81,7 @@ impl MainLoop {
         power_button: EventFd,
         has_progress: bool,
     ) -> io::Result<Self> {
-        let signals = [SIGINT, SIGTERM, SIGHUP]
+        let signals = [SIGINT, SIGTERM, SIGHUP, SIGQUIT]
             .into_iter()
             .map(|signal| {
                 let (receiver, sender) = UnixStream::pair()?;
@@ -96,6 +101,7 @@ impl MainLoop {
             silence,
             pending_signal: None,
             is_stdin_watched: false,
+            typed: VecDeque::new(),
             has_progress: has_progress && rustix::termios::isatty(io::stderr()),
         })
     }
@@ -139,7 +145,8 @@ impl MainLoop {
         let is_alive = self.console.metrics.tx_bytes.get() > 0
             || self.control.timeline().guest_init_us.get().is_some();
         if !is_alive {
-            eprintln!(
+            let _ = writeln!(
+                io::stderr(),
                 "note: the guest has said nothing for {} s. Does its kernel command line have console=ttyS0 (and a kernel with that driver)? Ctrl-a x ends the VM.\r",
                 SILENCE.as_secs()
             );
@@ -151,14 +158,20 @@ impl MainLoop {
         let Some(input) = &mut self.console.input else {
             return;
         };
-        if room == 0 {
+        // A person is always listened to, or `Ctrl-a x` would not end a guest that does not listen.
+        let can_take = match input.is_terminal() {
+            true => MAX_TYPED_BYTES,
+            false => room,
+        };
+        if can_take == 0 {
             self.watch_stdin(ops, false);
             return;
         }
-        match input.read(room) {
+        match input.read(can_take) {
             Ok(Input::Bytes(bytes)) => {
-                // The port has room for all: only this thread fills it.
-                self.console.port.enqueue(&bytes);
+                self.typed.extend(bytes);
+                self.typed.truncate(MAX_TYPED_BYTES);
+                self.feed();
             }
             Ok(Input::Quit) => self.control.end(End::Escape),
             Ok(Input::EndOfFile) => {
@@ -170,6 +183,16 @@ impl MainLoop {
                 self.watch_stdin(ops, false);
                 self.console.input = None;
             }
+        }
+    }
+
+    /// Gives the guest what was typed, as far as its port has room.
+    fn feed(&mut self) {
+        let room = self.console.port.room().min(self.typed.len());
+        let bytes: Vec<u8> = self.typed.iter().take(room).copied().collect();
+        if !bytes.is_empty() {
+            let num_taken = self.console.port.enqueue(&bytes);
+            self.typed.drain(..num_taken);
         }
     }
 
@@ -196,15 +219,13 @@ impl MainLoop {
 
     fn show_progress(&self) {
         if self.has_progress {
-            eprint!("waiting for the guest to boot…");
-            let _ = io::stderr().flush();
+            let _ = write!(io::stderr(), "waiting for the guest to boot…");
         }
     }
 
     fn clear_progress(&self) {
         if self.has_progress {
-            eprint!("\r\x1b[K");
-            let _ = io::stderr().flush();
+            let _ = write!(io::stderr(), "\r\x1b[K");
         }
     }
 }
@@ -222,6 +243,7 @@ impl MutEventSubscriber for MainLoop {
             STDIN => self.on_input(ops),
             ROOM => {
                 let _ = self.console.room_evt.read();
+                self.feed();
                 self.watch_stdin(ops, true);
             }
             GRACE => {
@@ -272,6 +294,91 @@ impl MutEventSubscriber for MainLoop {
                 tracing::error!("main loop: cannot watch event {data}: {error:?}");
             }
         }
+        let is_terminal = |input: &ConsoleInput| input.is_terminal();
+        if self.console.input.as_ref().is_some_and(is_terminal) {
+            self.watch_stdin(ops, true);
+        }
         self.show_progress();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alacrity_devices::bus::BusDevice;
+    use std::os::fd::AsFd;
+    use std::thread;
+    use std::time::Instant;
+    use vmm_sys_util::eventfd::EFD_NONBLOCK;
+
+    struct Setup {
+        control: Arc<Control>,
+        port: Arc<SerialPort>,
+        keyboard: UnixStream,
+        main_loop: MainLoop,
+    }
+
+    /// A main loop at whose terminal the test types.
+    fn setup() -> Setup {
+        let control = Arc::new(Control::new(Instant::now()).unwrap());
+        let event = || EventFd::new(EFD_NONBLOCK).unwrap();
+        let (room_evt, metrics) = (event(), Arc::new(SerialMetrics::default()));
+        let out = Box::new(io::sink());
+        let room = room_evt.try_clone().unwrap();
+        let port = Arc::new(SerialPort::new(event(), room, out, Arc::clone(&metrics)).unwrap());
+        let (keyboard, stdin) = UnixStream::pair().unwrap();
+        let stdin: &'static UnixStream = Box::leak(Box::new(stdin));
+        let console = Console {
+            port: Arc::clone(&port),
+            metrics,
+            room_evt,
+            input: Some(ConsoleInput::new(stdin.as_fd(), true)),
+        };
+        let main_loop = MainLoop::new(Arc::clone(&control), console, event(), false).unwrap();
+        Setup {
+            control,
+            port,
+            keyboard,
+            main_loop,
+        }
+    }
+
+    #[test]
+    fn escape_ends_a_guest_that_never_listens() {
+        let mut setup = setup();
+        setup.keyboard.write_all(b"\x01x").unwrap();
+        let control = Arc::clone(&setup.control);
+        thread::spawn(move || {
+            thread::sleep(Duration::from_secs(20));
+            control.end(End::PowerOff);
+        });
+
+        let (end, _) = setup.main_loop.run().unwrap();
+
+        assert!(matches!(end, End::Escape), "{end:?}");
+    }
+
+    #[test]
+    fn what_was_typed_ahead_reaches_the_guest_once_it_listens() {
+        let mut setup = setup();
+        setup.keyboard.write_all(b"ls\n").unwrap();
+        let main_loop = thread::spawn(move || setup.main_loop.run().unwrap());
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let mut line = Vec::new();
+
+        setup.port.write(1, &[1]);
+        while line != b"ls\n" && Instant::now() < deadline {
+            let (mut status, mut data) = ([0], [0]);
+            setup.port.read(5, &mut status);
+            if status[0] & 1 != 0 {
+                setup.port.read(0, &mut data);
+                line.extend(data);
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        setup.control.end(End::PowerOff);
+
+        main_loop.join().unwrap();
+        assert_eq!(line, b"ls\n");
     }
 }

@@ -10,7 +10,7 @@
 //! | [`ECAM_START`] | + 1 MiB | PCI configuration space of bus 0 |
 //! | `0xfec0_0000` | `0xfec0_1000` | I/O APIC (in KVM) |
 //! | `0xfee0_0000` | `0xfee0_1000` | local APIC (in KVM) |
-//! | [`KVM_IDENTITY_MAP`] | `0xffff_f000` | four pages that KVM needs on old Intel CPUs |
+//! | [`KVM_IDENTITY_MAP`] | `0xfffc_0000` | four pages that KVM needs on old Intel CPUs |
 //! | [`HIGH_RAM_START`] | | RAM that did not fit below |
 
 use vm_memory::GuestAddress;

@@ -36,7 +36,8 @@ fn main() -> ExitCode {
     match outcome {
         Ok(status) => status,
         Err((status, error)) => {
-            eprintln!("error: {error:#}");
+            // Not `eprintln`, which panics when nobody listens any more.
+            let _ = writeln!(io::stderr(), "error: {error:#}");
             status
         }
     }
@@ -106,7 +107,7 @@ fn usage(error: &clap::Error) -> ExitStatus {
     if error.use_stderr()
         && error.kind() != clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
     {
-        eprint!("{}", cli::usage_error(error));
+        let _ = write!(io::stderr(), "{}", cli::usage_error(error));
         return ExitStatus::BadInput;
     }
     match (error.print(), error.use_stderr()) {
@@ -127,6 +128,8 @@ fn start_log(level: LogLevel) {
         .with_max_level(level)
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
+        // It would report them to standard error, the very thing that failed, and panic.
+        .log_internal_errors(false)
         .with_timer(tracing_subscriber::fmt::time::uptime())
         .init();
 }

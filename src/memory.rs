@@ -106,6 +106,18 @@ pub fn allocate(ram_bytes: u64, is_huge: bool) -> Result<GuestRam, MemoryError> 
             )
         }
         .map_err(|errno| MemoryError::DontFork(errno.into()))?;
+        // SAFETY: as above; MADV_HUGEPAGE changes only how the kernel backs pages it adds later.
+        let advised = unsafe {
+            rustix::mm::madvise(
+                mapping.as_ptr().cast(),
+                len,
+                rustix::mm::Advice::LinuxHugepage,
+            )
+        };
+        if let Err(errno) = advised {
+            // Without transparent huge pages in the host's kernel, small ones do.
+            tracing::debug!("guest RAM: no transparent huge pages: {errno}");
+        }
         let region = GuestRegionMmap::new(mapping, GuestAddress(start))
             .ok_or(map_error(MmapRegionError::InvalidOffsetLength))?;
         regions.push(region);

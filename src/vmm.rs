@@ -8,7 +8,7 @@ use std::time::Instant;
 use crate::boot::{self, BootError, Initrd, KernelImage};
 use crate::builder::{BuildError, Machine, SerialOutputs};
 use crate::config::{NetBackend, VmConfig};
-use crate::console::{ConsoleInput, RawTerminal};
+use crate::console::{ConsoleInput, GuestOutput, RawTerminal};
 use crate::control::{Control, End};
 use crate::event::MainLoop;
 use crate::exec::{self, ExecError};
@@ -58,6 +58,9 @@ pub enum RunError {
         /// What the host said.
         source: io::Error,
     },
+    /// The guest crashed before its command had ended.
+    #[error("the guest's CPU gave up (triple fault) before the --exec command had ended")]
+    TripleFault,
     /// The guest ended and never ran its command.
     #[error(
         "the guest ended before it ran its --exec command; does its init come from scripts/guest-image?"
@@ -73,6 +76,7 @@ impl RunError {
             | RunError::Exec(_)
             | RunError::Resource(_)
             | RunError::Preflight(_) => ExitStatus::BadInput,
+            RunError::TripleFault => ExitStatus::GuestPanic,
             RunError::Build(BuildError::Boot(_) | BuildError::Memory(_)) => ExitStatus::BadInput,
             _ => ExitStatus::HostError,
         }
@@ -107,7 +111,7 @@ pub fn run(config: &VmConfig, started: Instant) -> Result<ExitStatus, RunError> 
         config.memory,
         config.hugepages,
         Arc::clone(&control),
-        outputs(is_exec),
+        outputs(is_exec, &control),
     )?;
     resources.plug_into(&mut machine)?;
     let num_vcpus = u8::try_from(config.cpus).unwrap_or(u8::MAX); // validated: at most 32
@@ -130,14 +134,14 @@ pub fn run(config: &VmConfig, started: Instant) -> Result<ExitStatus, RunError> 
             Ok(thread) => threads.push(thread),
             Err(source) => {
                 control.end(End::Escape);
-                threads.into_iter().for_each(VcpuThread::join);
+                VcpuThread::join_all(threads);
                 return Err(host("start a vCPU thread")(source));
             }
         }
     }
     let ended = main_loop.run();
     control.end(End::Escape); // if the loop failed, the vCPUs stop all the same
-    threads.into_iter().for_each(VcpuThread::join);
+    VcpuThread::join_all(threads);
     drop(terminal);
     let (mut end, signal) = ended.map_err(host("run the main loop"))?;
     if matches!(end, End::Reset) && machine.was_panic() {
@@ -182,22 +186,24 @@ fn status(end: End, signal: Option<u8>, command: Command) -> Result<ExitStatus, 
         (_, Command::Started | Command::NotStarted) if signal.is_some() => {
             Ok(ExitStatus::Signal(signal.unwrap_or_default()))
         }
+        (End::TripleFault, Command::Started | Command::NotStarted) => Err(RunError::TripleFault),
         (End::PowerOff | End::Reset, Command::NotStarted) => Err(RunError::CommandNotStarted),
         // A command may well be `poweroff`.
-        (End::PowerOff | End::Reset | End::Escape, _) => Ok(ExitStatus::Success),
+        (End::PowerOff | End::Reset | End::TripleFault | End::Escape, _) => Ok(ExitStatus::Success),
     }
 }
 
 /// With `--exec`, standard output is the command's alone.
-fn outputs(is_exec: bool) -> SerialOutputs {
+fn outputs(is_exec: bool, control: &Arc<Control>) -> SerialOutputs {
+    let stdout = Box::new(GuestOutput::new(io::stdout(), Arc::clone(control)));
     if is_exec {
         SerialOutputs {
-            console: Box::new(io::stderr()),
-            command: Box::new(io::stdout()),
+            console: Box::new(GuestOutput::new(io::stderr(), Arc::clone(control))),
+            command: stdout,
         }
     } else {
         SerialOutputs {
-            console: Box::new(io::stdout()),
+            console: stdout,
             command: Box::new(io::sink()),
         }
     }
@@ -249,6 +255,14 @@ mod tests {
         ));
         let ended = status(End::PowerOff, Some(2), Command::NotStarted).unwrap();
         assert_eq!(ended, ExitStatus::Signal(2));
+    }
+
+    #[test]
+    fn triple_fault_is_a_way_to_reset_but_not_to_end_a_command() {
+        let ended = status(End::TripleFault, None, Command::None).unwrap();
+        assert_eq!(ended, ExitStatus::Success);
+        let error = status(End::TripleFault, None, Command::Started).unwrap_err();
+        assert_eq!(error.status(), ExitStatus::GuestPanic);
     }
 
     #[test]

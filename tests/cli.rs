@@ -135,6 +135,27 @@ fn unknown_keys_are_told_the_known_ones() {
 }
 
 #[test]
+fn refusal_that_nobody_reads_is_a_refusal_all_the_same() {
+    let place = Place::new();
+    for args in [
+        ["run", "--kernel", "missing"],
+        ["run", "--memory", "0"],
+        ["run", "--no-such-flag", ""],
+    ] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+
+        let status = place
+            .command(ALACRITY, &args)
+            .stderr(writer)
+            .status()
+            .unwrap();
+
+        assert_eq!(status.code(), Some(2), "{args:?}");
+    }
+}
+
+#[test]
 fn unknown_flag_is_told_a_similar_one() {
     let text = Place::new().refused(&["--memroy", "1G"]);
 

@@ -2,7 +2,9 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use tracing::{Event, Level, Metadata, Subscriber, span};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::interrupt::{MsiMessage, MsiVector, MsiVectors};
@@ -50,4 +52,31 @@ pub fn fake_interrupt(num_queues: usize) -> Arc<VirtioInterrupt> {
         interrupt.set_queue_vector(queue_idx, queue_idx + 1);
     }
     Arc::new(interrupt)
+}
+
+/// Runs `action` and answers how many warnings and errors it logged on this thread.
+pub fn count_warnings(action: impl FnOnce()) -> usize {
+    let counter = WarningCounter::default();
+    let num_warnings = Arc::clone(&counter.0);
+    tracing::subscriber::with_default(counter, action);
+    num_warnings.load(Ordering::Relaxed)
+}
+
+#[derive(Debug, Default)]
+struct WarningCounter(Arc<AtomicUsize>);
+
+impl Subscriber for WarningCounter {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        *metadata.level() <= Level::WARN
+    }
+    fn new_span(&self, _span: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+    fn record(&self, _span: &span::Id, _values: &span::Record<'_>) {}
+    fn record_follows_from(&self, _span: &span::Id, _follows: &span::Id) {}
+    fn event(&self, _event: &Event<'_>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+    fn enter(&self, _span: &span::Id) {}
+    fn exit(&self, _span: &span::Id) {}
 }

@@ -13,6 +13,7 @@ use crate::images::GuestImage;
 
 const CPUINFO: &str = "/proc/cpuinfo";
 const FREE_HUGE_PAGES: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages";
+const SHMEM_HUGE_PAGES: &str = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
 const UNPRIVILEGED_USERFAULTFD: &str = "/proc/sys/vm/unprivileged_userfaultfd";
 
 /// The flag of the processor's virtualization, `svm` or `vmx`, if it has one. Reads no more of
@@ -156,6 +157,28 @@ pub(super) fn huge_pages() -> Item {
             "sysctl vm.nr_hugepages=N, N = guest memory / 2 MiB",
         ),
         count => topic.ok(format!("for --hugepages: {count} of 2 MiB free")),
+    }
+}
+
+/// The kernel marks its choice: `always within_size advise [never] deny force`.
+pub(super) fn transparent_huge_pages() -> Item {
+    let topic = Topic::optional("transparent_huge_pages", "transparent huge pages");
+    let choices = fs::read_to_string(SHMEM_HUGE_PAGES).unwrap_or_default();
+    let choice = choices
+        .split_whitespace()
+        .find_map(|word| word.strip_prefix('[')?.strip_suffix(']'));
+    match choice {
+        Some(choice @ ("always" | "within_size" | "advise" | "force")) => {
+            topic.ok(format!("for guest memory, which boots faster: {choice}"))
+        }
+        choice => topic.not_ok(
+            State::Missing,
+            format!(
+                "for guest memory, which boots slower: {}",
+                choice.unwrap_or("not offered")
+            ),
+            "echo advise > /sys/kernel/mm/transparent_hugepage/shmem_enabled",
+        ),
     }
 }
 

@@ -64,14 +64,20 @@ impl Shared {
     fn set_message(&self, gsi: u32, message: MsiMessage) -> io::Result<()> {
         let mut routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
         let idx = (gsi - NUM_IO_APIC_PINS) as usize;
-        match routes.messages.get_mut(idx) {
+        let before = match routes.messages.get_mut(idx) {
             Some(slot) if *slot == Some(message) => return Ok(()),
-            Some(slot) => *slot = Some(message),
+            Some(slot) => slot.replace(message),
             None => return Err(io::ErrorKind::NotFound.into()),
-        }
+        };
         let entries: Vec<_> = routes.entries().collect();
         let table = KvmIrqRouting::from_entries(&entries).map_err(io::Error::other)?;
-        Ok(self.vm.set_gsi_routing(&table)?)
+        self.vm.set_gsi_routing(&table).map_err(|error| {
+            // KVM keeps its old table, and a line that it refuses must not spoil the next one.
+            if let Some(slot) = routes.messages.get_mut(idx) {
+                *slot = before;
+            }
+            error.into()
+        })
     }
 }
 

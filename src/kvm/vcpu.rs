@@ -6,7 +6,6 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -22,6 +21,7 @@ use serde::Serialize;
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
 use super::cpuid;
+use super::stats::KvmStats;
 use super::vm::{KvmError, Vm};
 use crate::layout::{GDT, PAGE_TABLES};
 
@@ -206,27 +206,24 @@ impl Vcpu {
         Arc::clone(&self.exits)
     }
 
+    /// KVM's own counters of the vCPU; `None` on a host kernel before 5.14.
+    pub fn kvm_stats(&self) -> Option<Arc<KvmStats>> {
+        KvmStats::open(&self.fd)
+            .inspect_err(|error| tracing::debug!("vCPU {}: no KVM counters: {error}", self.idx))
+            .ok()
+            .map(Arc::new)
+    }
+
     /// Starts the vCPU on a thread of its own, called `vcpuN`.
     ///
     /// # Errors
     /// The host is out of threads.
     pub fn spawn(self, context: VcpuContext) -> io::Result<VcpuThread> {
-        extern "C" fn on_kick(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
-        register_signal_handler(kick_signal(), on_kick)?;
-        let is_finished = Arc::new(AtomicBool::new(false));
-        let finished = Arc::clone(&is_finished);
-        let thread = thread::Builder::new()
-            .name(format!("vcpu{}", self.idx))
-            .spawn(move || {
-                let observer = Arc::clone(&context.observer);
-                if let Err(error) = self.run(&context) {
-                    observer.vcpu_failed(error);
-                }
-                finished.store(true, Ordering::Release);
-            })?;
-        Ok(VcpuThread {
-            thread,
-            is_finished,
+        VcpuThread::start(format!("vcpu{}", self.idx), move || {
+            let observer = Arc::clone(&context.observer);
+            if let Err(error) = self.run(&context) {
+                observer.vcpu_failed(error);
+            }
         })
     }
 
@@ -274,7 +271,7 @@ impl Vcpu {
                 }
                 Ok(VcpuExit::Shutdown) => {
                     exits.other.add(1);
-                    context.observer.guest_event(GuestEvent::Reset);
+                    context.observer.guest_event(GuestEvent::TripleFault);
                 }
                 Ok(VcpuExit::SystemEvent(kind, _)) => {
                     exits.other.add(1);
@@ -313,24 +310,36 @@ impl Vcpu {
 
 /// A vCPU's thread.
 #[derive(Debug)]
-pub struct VcpuThread {
-    thread: JoinHandle<()>,
-    is_finished: Arc<AtomicBool>,
-}
+pub struct VcpuThread(JoinHandle<()>);
 
 impl VcpuThread {
-    /// Kicks the thread out of the guest until it has ended. The observer must be stopping.
+    /// Starts `run` on a thread called `name` that can be kicked out of a system call.
+    pub(crate) fn start(name: String, run: impl FnOnce() + Send + 'static) -> io::Result<Self> {
+        extern "C" fn on_kick(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
+        register_signal_handler(kick_signal(), on_kick)?;
+        let thread = thread::Builder::new().name(name).spawn(run)?;
+        Ok(VcpuThread(thread))
+    }
+
+    /// Kicks `threads` out of the guest, and out of writing its output, until they have ended. The
+    /// observer must be stopping.
     ///
-    /// A kick that arrives between the loop's check and `KVM_RUN` is lost, so it is repeated.
-    pub fn join(self) {
-        while !self.is_finished.load(Ordering::Acquire) {
-            if let Err(error) = self.thread.kill(kick_signal()) {
-                tracing::debug!("vCPU kick: {error}");
+    /// A kick that arrives between the loop's check and `KVM_RUN` is lost, so it is repeated. All of
+    /// them are kicked, not one after the other: one may wait for a lock that another one holds.
+    pub fn join_all(threads: Vec<VcpuThread>) {
+        let is_running = |thread: &&VcpuThread| !thread.0.is_finished();
+        while threads.iter().any(|thread| is_running(&thread)) {
+            for VcpuThread(thread) in threads.iter().filter(is_running) {
+                if let Err(error) = thread.kill(kick_signal()) {
+                    tracing::debug!("vCPU kick: {error}");
+                }
             }
             thread::sleep(Duration::from_millis(1));
         }
-        if self.thread.join().is_err() {
-            tracing::error!("a vCPU thread panicked");
+        for VcpuThread(thread) in threads {
+            if thread.join().is_err() {
+                tracing::error!("a vCPU thread panicked");
+            }
         }
     }
 }

@@ -21,6 +21,8 @@ pub enum GuestEvent {
     PowerOff,
     /// The guest asked for a reset.
     Reset,
+    /// The guest's CPU gave up after a fault in a fault in a fault.
+    TripleFault,
     /// The guest's kernel panicked.
     Panic,
     /// The guest image's init has started.

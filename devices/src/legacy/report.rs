@@ -1,5 +1,5 @@
-//! Where the guest image reports its progress: two write-only ports that its init reaches through
-//! `/dev/port`, so that a stock kernel needs no driver.
+//! Where the guest image reports its progress: two write-only ports that its init writes to after
+//! `ioperm(2)`, so that a stock kernel needs no driver.
 //!
 //! | offset | value | means |
 //! |---|---|---|

@@ -1,6 +1,10 @@
 //! A 16550 serial port: `vm-superio`'s register model behind our bus.
+//!
+//! What the guest sends leaves outside of the registers' lock: a reader that takes its time (a full
+//! pipe) holds up the vCPU that sends, and never whoever asks for room or types.
 
 use std::io::{self, Write};
+use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
@@ -14,10 +18,11 @@ use crate::metrics::Counter;
 /// I/O ports that the device takes.
 pub const NUM_PORTS: u64 = 8;
 
+const DATA: u64 = 0;
 const IER: u64 = 1;
 const IER_DATA_AVAILABLE: u8 = 1 << 0;
-const MCR_OUT2: u8 = 1 << 3;
-const MCR_LOOP: u8 = 1 << 4;
+/// What Linux writes to see whether the register is there (`autoconfig` in `8250_port.c`).
+const IER_PROBE: u8 = 0x0f;
 
 /// Counters of one port.
 #[derive(Debug, Default, Serialize)]
@@ -51,29 +56,29 @@ impl SerialEvents for Events {
     fn buffer_read(&self) {
         self.metrics.rx_bytes.add(1);
     }
-    fn out_byte(&self) {
-        self.metrics.tx_bytes.add(1);
-    }
-    fn tx_lost_byte(&self) {
-        self.metrics.tx_lost_bytes.add(1);
-    }
+    // Counted when the byte gets out, see `SerialPort::send`.
+    fn out_byte(&self) {}
+    fn tx_lost_byte(&self) {}
     fn in_buffer_empty(&self) {
         // Fails only when the counter is full, and then it is readable.
         let _ = self.room_evt.write(1);
     }
 }
 
-type Registers = Serial<Irq, Events, Box<dyn Write + Send>>;
+type Registers = Serial<Irq, Events, Vec<u8>>;
 
 fn is_listening(serial: &Registers) -> bool {
-    let state = serial.state();
-    state.interrupt_enable & IER_DATA_AVAILABLE != 0
-        && state.modem_control & (MCR_OUT2 | MCR_LOOP) == MCR_OUT2
+    let enabled = serial.state().interrupt_enable;
+    enabled & IER_DATA_AVAILABLE != 0 && enabled != IER_PROBE
 }
 
 /// A serial port whose output goes to a writer.
 pub struct SerialPort {
+    /// Collects what the guest sends until `send` takes it: at most a byte for each vCPU.
     serial: Mutex<Registers>,
+    /// Locked before `serial` where both are.
+    out: Mutex<Box<dyn Write + Send>>,
+    metrics: Arc<SerialMetrics>,
     listen_evt: EventFd,
 }
 
@@ -98,10 +103,15 @@ impl SerialPort {
         metrics: Arc<SerialMetrics>,
     ) -> io::Result<Self> {
         let listen_evt = room_evt.try_clone()?;
-        let events = Events { metrics, room_evt };
-        let serial = Serial::with_events(Irq(irq), events, out);
+        let events = Events {
+            metrics: Arc::clone(&metrics),
+            room_evt,
+        };
+        let serial = Serial::with_events(Irq(irq), events, Vec::new());
         Ok(SerialPort {
             serial: Mutex::new(serial),
+            out: Mutex::new(out),
+            metrics,
             listen_evt,
         })
     }
@@ -109,7 +119,7 @@ impl SerialPort {
     /// Input bytes that the port takes now: none until the guest listens.
     ///
     /// A kernel empties the port when it opens it, so what arrived before would be lost. It listens
-    /// once it has enabled the receive interrupt and the line that carries it (OUT2).
+    /// once it has enabled the receive interrupt.
     pub fn room(&self) -> usize {
         let serial = self.lock();
         if is_listening(&serial) {
@@ -123,6 +133,17 @@ impl SerialPort {
     pub fn enqueue(&self, input: &[u8]) -> usize {
         // The port refuses input in loopback mode and when it is full: both mean "not now".
         self.lock().enqueue_raw_bytes(input).unwrap_or(0)
+    }
+
+    /// Writes out what the guest has sent, in order, even if several vCPUs send at once.
+    fn send(&self) {
+        let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
+        let bytes = mem::take(self.lock().writer_mut());
+        let num_bytes = bytes.len() as u64;
+        match out.write_all(&bytes).and_then(|()| out.flush()) {
+            Ok(()) => self.metrics.tx_bytes.add(num_bytes),
+            Err(_) => self.metrics.tx_lost_bytes.add(num_bytes),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Registers> {
@@ -140,18 +161,19 @@ impl BusDevice for SerialPort {
     fn write(&self, offset: u64, data: &[u8]) {
         if let ([byte], Ok(register)) = (data, u8::try_from(offset)) {
             let mut serial = self.lock();
+            // Looking costs a copy of the input, so only where it can change.
+            let was_listening = offset == IER && is_listening(&serial);
             let written = serial.write(register, *byte);
-            if offset == IER && is_listening(&serial) {
+            if offset == IER && !was_listening && is_listening(&serial) {
                 // Fails only when the counter is full, and then it is readable.
                 let _ = self.listen_evt.write(1);
             }
             drop(serial);
-            match written {
-                // Lost output is counted by the events.
-                Ok(()) | Err(serial::Error::IOError(_) | serial::Error::FullFifo) => {}
-                Err(serial::Error::Trigger(error)) => {
-                    tracing::debug!("serial: interrupt line: {error}");
-                }
+            if offset == DATA {
+                self.send();
+            }
+            if let Err(serial::Error::Trigger(error)) = written {
+                tracing::debug!("serial: interrupt line: {error}");
             }
         }
     }
@@ -160,9 +182,10 @@ impl BusDevice for SerialPort {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::mpsc;
+    use std::thread;
     use vmm_sys_util::eventfd::EFD_NONBLOCK;
 
-    const DATA: u64 = 0;
     const LINE_STATUS: u64 = 5;
 
     #[derive(Clone, Default)]
@@ -202,15 +225,83 @@ mod tests {
     }
 
     fn listen(port: &SerialPort) {
-        port.write(4, &[MCR_OUT2]);
         port.write(IER, &[IER_DATA_AVAILABLE]);
+    }
+
+    #[test]
+    fn room_is_announced_once_for_each_time_the_guest_begins_to_listen() {
+        let (port, _sink, room_evt) = port();
+
+        for _ in 0..2 {
+            port.write(IER, &[IER_PROBE]);
+            assert!(room_evt.read().is_err());
+            port.write(IER, &[IER_DATA_AVAILABLE]);
+            port.write(IER, &[IER_DATA_AVAILABLE | 2]);
+            assert_eq!(room_evt.read().unwrap(), 1);
+        }
+    }
+
+    /// Output that nobody reads until the test does.
+    struct Stuck(mpsc::SyncSender<u8>);
+
+    impl Write for Stuck {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            for byte in bytes {
+                self.0.send(*byte).map_err(io::Error::other)?;
+            }
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn output_that_is_stuck_holds_up_neither_input_nor_registers() {
+        let (sender, receiver) = mpsc::sync_channel(0);
+        let irq = EventFd::new(EFD_NONBLOCK).unwrap();
+        let room_evt = EventFd::new(EFD_NONBLOCK).unwrap();
+        let out = Box::new(Stuck(sender));
+        let metrics = Arc::new(SerialMetrics::default());
+        let port = SerialPort::new(irq, room_evt, out, Arc::clone(&metrics)).unwrap();
+        listen(&port);
+
+        thread::scope(|scope| {
+            scope.spawn(|| port.write(DATA, b"a"));
+            while port.out.try_lock().is_ok() {
+                thread::yield_now();
+            }
+            assert_eq!(port.enqueue(b"x"), 1);
+            let mut data = [0];
+            port.read(DATA, &mut data);
+            assert_eq!(data, *b"x");
+            assert_eq!(receiver.recv().unwrap(), b'a');
+        });
+
+        assert_eq!(metrics.tx_bytes.get(), 1);
+    }
+
+    #[test]
+    fn output_that_fails_is_counted_as_lost() {
+        let (sender, receiver) = mpsc::sync_channel(0);
+        drop(receiver);
+        let irq = EventFd::new(EFD_NONBLOCK).unwrap();
+        let room_evt = EventFd::new(EFD_NONBLOCK).unwrap();
+        let out = Box::new(Stuck(sender));
+        let metrics = Arc::new(SerialMetrics::default());
+        let port = SerialPort::new(irq, room_evt, out, Arc::clone(&metrics)).unwrap();
+
+        port.write(DATA, b"a");
+
+        assert_eq!(metrics.tx_bytes.get(), 0);
+        assert_eq!(metrics.tx_lost_bytes.get(), 1);
     }
 
     #[test]
     fn input_waits_until_the_guest_listens() {
         let (port, _sink, room_evt) = port();
 
-        port.write(IER, &[0x0f]); // a driver's probe
+        port.write(IER, &[IER_PROBE]);
         assert_eq!(port.room(), 0);
         port.write(IER, &[0]);
         listen(&port);

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use crate::interrupt::{MsiMessage, MsiVector};
+use crate::metrics::Counter;
 
 /// Capability id of MSI-X.
 pub const MSIX_CAPABILITY_ID: u8 = 0x11;
@@ -38,6 +39,8 @@ pub struct MsixTable {
     owner: Arc<dyn VectorOwner>,
     entries: Vec<Entry>,
     control: u16,
+    /// Messages that the host refused.
+    bad_routes: Counter,
 }
 
 impl std::fmt::Debug for MsixTable {
@@ -63,6 +66,7 @@ impl MsixTable {
             owner,
             entries,
             control: 0,
+            bad_routes: Counter::default(),
         }
     }
 
@@ -172,7 +176,10 @@ impl MsixTable {
         }
         match vector.route(wanted) {
             Ok(()) => entry.routed = wanted,
-            Err(error) => tracing::warn!("MSI-X vector {idx}: cannot route {wanted:x?}: {error}"),
+            Err(error) if self.bad_routes.count_sparsely() => {
+                tracing::warn!("MSI-X vector {idx}: cannot route {wanted:x?}: {error}");
+            }
+            Err(_) => {}
         }
     }
 }
@@ -198,7 +205,7 @@ impl Entry {
 mod tests {
     use super::*;
     use crate::interrupt::MsiVectors;
-    use crate::test_utils::FakeVectors;
+    use crate::test_utils::{FakeVectors, count_warnings};
     use std::io;
     use std::sync::Mutex;
     use vmm_sys_util::eventfd::EventFd;
@@ -274,6 +281,26 @@ mod tests {
             *routes.lock().unwrap(),
             [Some(MESSAGE), None, Some(MESSAGE)]
         );
+    }
+
+    #[test]
+    fn message_that_the_host_refuses_again_and_again_is_logged_sparsely() {
+        struct Refuser(Box<dyn MsiVector>);
+        impl MsiVector for Refuser {
+            fn irqfd(&self) -> &EventFd {
+                self.0.irqfd()
+            }
+            fn route(&self, _message: Option<MsiMessage>) -> io::Result<()> {
+                Err(io::ErrorKind::InvalidInput.into())
+            }
+        }
+        let vector = Refuser(FakeVectors.allocate().unwrap());
+        let mut table = MsixTable::new(Arc::new(Owner(vec![Box::new(vector)])));
+        table.set_control(CONTROL_ENABLE);
+
+        let num_warnings = count_warnings(|| (0..100).for_each(|_| program(&mut table)));
+
+        assert!((1..10).contains(&num_warnings), "{num_warnings} warnings");
     }
 
     #[test]

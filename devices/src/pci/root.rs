@@ -5,13 +5,14 @@
 //! bus, and the doorbells inside it on their ioeventfds.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use vmm_sys_util::eventfd::EventFd;
 
 use super::config::{Bar, BarKind};
 use crate::bus::{Bus, BusDevice};
 use crate::interrupt::Doorbells;
+use crate::metrics::Counter;
 
 /// Slots of the bus.
 pub const NUM_SLOTS: usize = 32;
@@ -68,9 +69,14 @@ struct Slot {
 /// The root complex. Put it on the MMIO bus at the ECAM window.
 pub struct PciRoot {
     slots: Mutex<Vec<Slot>>,
-    mmio: Arc<Bus>,
-    pio: Arc<Bus>,
+    /// Weak, because the MMIO bus holds the root: the functions go when the buses do.
+    mmio: Weak<Bus>,
+    pio: Weak<Bus>,
     doorbells: Arc<dyn Doorbells>,
+    /// Placements that cannot be.
+    bad_bars: Counter,
+    /// Doorbells that the host refused.
+    bad_doorbells: Counter,
 }
 
 impl fmt::Debug for PciRoot {
@@ -96,12 +102,14 @@ impl BusDevice for BarDevice {
 
 impl PciRoot {
     /// An empty bus whose BARs go onto `mmio` and `pio`, and whose doorbells go to `doorbells`.
-    pub fn new(mmio: Arc<Bus>, pio: Arc<Bus>, doorbells: Arc<dyn Doorbells>) -> Self {
+    pub fn new(mmio: &Arc<Bus>, pio: &Arc<Bus>, doorbells: Arc<dyn Doorbells>) -> Self {
         PciRoot {
             slots: Mutex::default(),
-            mmio,
-            pio,
+            mmio: Arc::downgrade(mmio),
+            pio: Arc::downgrade(pio),
             doorbells,
+            bad_bars: Counter::default(),
+            bad_doorbells: Counter::default(),
         }
     }
 
@@ -148,12 +156,17 @@ impl PciRoot {
     }
 
     fn map(&self, function: &Arc<dyn PciFunction>, bar: Bar) -> bool {
+        let Some(bus) = self.bus(bar.kind) else {
+            return false;
+        };
         let device = Arc::new(BarDevice {
             function: Arc::clone(function),
             bar_idx: bar.idx,
         });
-        if let Err(error) = self.bus(bar.kind).insert(bar.start, bar.len, device) {
-            tracing::warn!("PCI: guest placed a BAR badly: {error}");
+        if let Err(error) = bus.insert(bar.start, bar.len, device) {
+            if self.bad_bars.count_sparsely() {
+                tracing::warn!("PCI: guest placed a BAR badly: {error}");
+            }
             return false;
         }
         for bell in function
@@ -165,6 +178,7 @@ impl PciRoot {
             if let Err(error) = self
                 .doorbells
                 .attach(bar.start + bell.offset, &bell.doorbell)
+                && self.bad_doorbells.count_sparsely()
             {
                 tracing::warn!("PCI: doorbell at {:#x}: {error}", bar.start + bell.offset);
             }
@@ -185,13 +199,16 @@ impl PciRoot {
                 tracing::debug!("PCI: doorbell at {:#x}: {error}", bar.start + bell.offset);
             }
         }
-        self.bus(bar.kind).remove(bar.start);
+        if let Some(bus) = self.bus(bar.kind) {
+            bus.remove(bar.start);
+        }
     }
 
-    fn bus(&self, kind: BarKind) -> &Bus {
+    /// The bus for `kind`; `None` while it is being dropped.
+    fn bus(&self, kind: BarKind) -> Option<Arc<Bus>> {
         match kind {
-            BarKind::Memory32 => &self.mmio,
-            BarKind::Io => &self.pio,
+            BarKind::Memory32 => self.mmio.upgrade(),
+            BarKind::Io => self.pio.upgrade(),
         }
     }
 }
@@ -228,6 +245,7 @@ impl BusDevice for PciRoot {
 mod tests {
     use super::*;
     use crate::pci::{ConfigSpace, PciIds};
+    use crate::test_utils::count_warnings;
     use std::io;
     use vmm_sys_util::eventfd::EFD_NONBLOCK;
 
@@ -278,7 +296,7 @@ mod tests {
     fn root() -> (PciRoot, Arc<Bus>, Arc<FakeDoorbells>) {
         let mmio = Arc::new(Bus::default());
         let doorbells = Arc::new(FakeDoorbells::default());
-        let root = PciRoot::new(Arc::clone(&mmio), Arc::default(), doorbells.clone());
+        let root = PciRoot::new(&mmio, &Arc::default(), doorbells.clone());
         let ids = PciIds {
             vendor: 0x1af4,
             device: 0x1041,
@@ -317,6 +335,37 @@ mod tests {
         assert!(!mmio.read(0xc000_0005, &mut data));
         assert!(mmio.read(0xc100_0005, &mut data));
         assert_eq!(*doorbells.0.lock().unwrap(), [0xc100_0040]);
+    }
+
+    #[test]
+    fn guest_that_places_a_bar_badly_again_and_again_is_logged_sparsely() {
+        let (root, mmio, _doorbells) = root();
+        let root = Arc::new(root);
+        mmio.insert(0xe000_0000, ECAM_BYTES, root.clone()).unwrap();
+        root.write(0x10, &0xe000_0000u32.to_le_bytes());
+
+        let num_warnings = count_warnings(|| {
+            for _ in 0..100 {
+                root.write(0x04, &[2, 0]);
+            }
+        });
+
+        assert!(num_warnings < 10, "{num_warnings} warnings");
+    }
+
+    #[test]
+    fn functions_go_with_the_bus_that_the_root_is_on() {
+        let (root, mmio, _doorbells) = root();
+        let root = Arc::new(root);
+        mmio.insert(0xe000_0000, ECAM_BYTES, root.clone()).unwrap();
+        root.write(0x10, &0xc000_0000u32.to_le_bytes());
+        root.write(0x04, &[2, 0]);
+        let function = Arc::downgrade(&root.function(0).unwrap());
+        drop(root);
+
+        drop(mmio);
+
+        assert!(function.upgrade().is_none());
     }
 
     #[test]

@@ -72,13 +72,10 @@ pub trait VirtioDevice: Send {
     /// (`VIRTIO_F_RING_EVENT_IDX`, `VIRTIO_F_RING_INDIRECT_DESC`) are the device's to offer.
     fn device_features(&self) -> u64;
 
-    /// Size in bytes of the device-specific configuration; accesses beyond it never arrive.
-    fn config_len(&self) -> u64;
+    /// The device-specific configuration as the driver reads it, always of the same length.
+    fn config(&self) -> Vec<u8>;
 
-    /// Reads `data.len()` bytes of configuration at `offset`; the range is inside `config_len`.
-    fn read_config(&self, offset: u64, data: &mut [u8]);
-
-    /// Writes `data` to the configuration at `offset`; the range is inside `config_len`. Most
+    /// Writes `data` to the configuration at `offset`; the range is inside [`VirtioDevice::config`]. Most
     /// configurations are read-only, and a write is ignored.
     fn write_config(&mut self, offset: u64, data: &[u8]) {
         let _ = (offset, data);

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use virtio_bindings::virtio_ids::VIRTIO_ID_BALLOON;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use virtio_queue::QueueT;
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::event::BalloonSubscriber;
+use super::event::BalloonServer;
 use super::handle::BalloonHandle;
 use super::handler::{BalloonHandler, QueueKind};
 use super::metrics::BalloonMetrics;
+use crate::virtio::serve;
 use crate::virtio::{ActivateError, Activation, VirtioDevice};
 use crate::worker::Worker;
 
@@ -67,7 +67,7 @@ impl BalloonDevice {
         self.handle.clone()
     }
 
-    fn config(&self) -> [u8; CONFIG_BYTES] {
+    fn config_bytes(&self) -> [u8; CONFIG_BYTES] {
         let mut config = [0; CONFIG_BYTES];
         let (num_pages, actual) = config.split_at_mut(CONFIG_BYTES / 2);
         num_pages.copy_from_slice(&self.handle.target_pages().to_le_bytes());
@@ -93,18 +93,8 @@ impl VirtioDevice for BalloonDevice {
             | 1 << VIRTIO_BALLOON_F_REPORTING
     }
 
-    fn config_len(&self) -> u64 {
-        CONFIG_BYTES as u64
-    }
-
-    fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let config = self.config();
-        let source = usize::try_from(offset)
-            .ok()
-            .and_then(|start| config.get(start..start.checked_add(data.len())?));
-        if let Some(source) = source {
-            data.copy_from_slice(source);
-        }
+    fn config(&self) -> Vec<u8> {
+        self.config_bytes().to_vec()
     }
 
     fn write_config(&mut self, offset: u64, data: &[u8]) {
@@ -144,13 +134,11 @@ impl VirtioDevice for BalloonDevice {
                 return Err(ActivateError::QueueMissing { index });
             }
         }
-        let subscriber = BalloonSubscriber {
+        let server = BalloonServer {
             queues,
-            again: EventFd::new(EFD_NONBLOCK).map_err(ActivateError::Worker)?,
             interrupt: Arc::clone(&activation.interrupt),
         };
-        let worker = Worker::spawn(self.name.clone(), subscriber).map_err(ActivateError::Worker)?;
-        self.worker = Some(worker);
+        self.worker = Some(serve::spawn(self.name.clone(), server)?);
         self.handle.set_interrupt(Some(activation.interrupt));
         Ok(())
     }

@@ -10,6 +10,7 @@ use super::metrics::BalloonMetrics;
 use crate::GuestRam;
 use crate::test_utils::fake_interrupt;
 use crate::virtio::interrupt::chain;
+use crate::virtio::serve::Served;
 
 /// Size of the queue in descriptors.
 pub const QUEUE_SIZE: u16 = 16;
@@ -77,7 +78,7 @@ pub(super) fn queue() -> Queue {
 /// Serves until all is done, as the worker does.
 pub(super) fn run(handler: &mut BalloonHandler) -> Result<(), BalloonFault> {
     for _ in 0..MAX_TURNS {
-        if !handler.serve_queue()? {
+        if handler.serve_queue()? == Served::All {
             break;
         }
     }

@@ -12,6 +12,7 @@ use super::reclaim::release_range;
 use crate::GuestRam;
 use crate::metrics::QueueMetrics;
 use crate::virtio::VirtioInterrupt;
+use crate::virtio::serve::Served;
 
 /// Size of a page number in bytes.
 const PFN_BYTES: usize = 4;
@@ -78,12 +79,11 @@ impl BalloonHandler {
         }
     }
 
-    /// Serves the chains in the available ring, up to [`MAX_CHAINS_PER_TURN`]; true if there is
-    /// more to do.
+    /// Serves the chains in the available ring, up to [`MAX_CHAINS_PER_TURN`].
     ///
     /// # Errors
     /// [`BalloonFault`]: stop and wait for reset.
-    pub(super) fn serve_queue(&mut self) -> Result<bool, BalloonFault> {
+    pub(super) fn serve_queue(&mut self) -> Result<Served, BalloonFault> {
         let kind = self.kind;
         let ring = |source| BalloonFault::Queue { kind, source };
         let next_used = self.queue.next_used();
@@ -103,7 +103,7 @@ impl BalloonHandler {
             self.interrupt.signal_queue(self.queue_idx);
             self.queue_metrics().interrupts.add(1);
         }
-        Ok(has_more)
+        Ok(if has_more { Served::More } else { Served::All })
     }
 
     fn serve_chain(&mut self) -> Result<bool, BalloonFault> {

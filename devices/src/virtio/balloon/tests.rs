@@ -203,9 +203,7 @@ fn target_is_in_the_configuration_and_interrupts_the_guest() {
     device.handle().set_target(1 << 20);
 
     assert_eq!(interrupt.vectors()[0].irqfd().read().unwrap(), 1);
-    let mut config = [0; 8];
-    device.read_config(0, &mut config);
-    assert_eq!(config, [0, 1, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(device.config(), [0, 1, 0, 0, 0, 0, 0, 0]);
     device.reset();
 }
 

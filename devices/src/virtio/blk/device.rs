@@ -11,16 +11,16 @@ use virtio_bindings::virtio_blk::{
 use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use virtio_queue::QueueT;
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::SECTOR_BYTES;
 use super::disk::Disk;
 use super::engine::Engine;
-use super::event::BlkSubscriber;
+use super::event::BlkServer;
 use super::handler::{Backend, Handler};
 use super::metrics::{BlkMetrics, EngineKind};
 use super::ranges::{MAX_DISCARD_SECTORS, MAX_RANGES, MAX_WRITE_ZEROES_SECTORS};
 use super::request::SEG_MAX;
+use crate::virtio::serve;
 use crate::virtio::{ActivateError, Activation, VirtioDevice};
 use crate::worker::Worker;
 
@@ -113,7 +113,7 @@ impl BlkDevice {
     }
 
     /// `struct virtio_blk_config`, little-endian.
-    fn config(&self) -> [u8; CONFIG_BYTES] {
+    fn config_bytes(&self) -> [u8; CONFIG_BYTES] {
         let disk = &self.disk;
         let logical = disk.logical_block_bytes();
         let physical_exp = disk.physical_block_bytes().ilog2() - logical.ilog2();
@@ -169,18 +169,8 @@ impl VirtioDevice for BlkDevice {
         features
     }
 
-    fn config_len(&self) -> u64 {
-        CONFIG_BYTES as u64
-    }
-
-    fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let config = self.config();
-        let source = usize::try_from(offset)
-            .ok()
-            .and_then(|start| config.get(start..start.checked_add(data.len())?));
-        if let Some(source) = source {
-            data.copy_from_slice(source);
-        }
+    fn config(&self) -> Vec<u8> {
+        self.config_bytes().to_vec()
     }
 
     fn write_config(&mut self, offset: u64, data: &[u8]) {
@@ -221,13 +211,11 @@ impl VirtioDevice for BlkDevice {
             metrics: Arc::clone(&self.metrics),
             interrupt,
         };
-        let subscriber = BlkSubscriber {
+        let server = BlkServer {
             handler: Handler::new(backend, active.index, active.queue, ram, engine),
             doorbell: active.doorbell,
-            again: EventFd::new(EFD_NONBLOCK).map_err(ActivateError::Worker)?,
         };
-        let worker = Worker::spawn(self.name.clone(), subscriber).map_err(ActivateError::Worker)?;
-        self.worker = Some(worker);
+        self.worker = Some(serve::spawn(self.name.clone(), server)?);
         Ok(())
     }
 

@@ -1,73 +1,47 @@
-//! Event-manager glue: doorbell and completions → handler.
+//! Event glue: doorbell and completions → handler.
 
-use event_manager::{EventOps, Events, MutEventSubscriber};
-use vmm_sys_util::epoll::EventSet;
+use std::os::fd::{AsRawFd, RawFd};
+
 use vmm_sys_util::eventfd::EventFd;
 
-use super::handler::{BlkFault, Handler, Served};
+use super::handler::{BlkFault, Handler};
+use crate::virtio::VirtioInterrupt;
+use crate::virtio::serve::{Serve, Served, Wake, clear_doorbell};
 
-const DOORBELL: u32 = 0;
-const COMPLETION: u32 = 1;
-const AGAIN: u32 = 2;
+const DOORBELL: usize = 0;
 
-/// The subscriber of a disk's worker. Dropping it waits for what is under way.
+/// What a disk's worker serves. Dropping it waits for what is under way.
 #[derive(Debug)]
-pub(super) struct BlkSubscriber {
+pub(super) struct BlkServer {
     pub(super) handler: Handler,
     pub(super) doorbell: EventFd,
-    /// Written by ourselves to get another turn after other events had theirs.
-    pub(super) again: EventFd,
 }
 
-impl BlkSubscriber {
-    fn events(&self) -> Vec<Events> {
-        let mut events = vec![
-            Events::with_data(&self.doorbell, DOORBELL, EventSet::IN),
-            Events::with_data(&self.again, AGAIN, EventSet::IN),
-        ];
-        if let Some(completion_evt) = self.handler.engine().completion_evt() {
-            events.push(Events::with_data(completion_evt, COMPLETION, EventSet::IN));
-        }
-        events
+impl Serve for BlkServer {
+    type Fault = BlkFault;
+
+    fn watched(&self) -> Vec<RawFd> {
+        let completion_evt = self.handler.engine().completion_evt();
+        [&self.doorbell]
+            .into_iter()
+            .chain(completion_evt)
+            .map(AsRawFd::as_raw_fd)
+            .collect()
     }
 
-    fn serve(&mut self, event: u32) -> Result<Served, BlkFault> {
-        match event {
-            COMPLETION => return self.handler.serve_completions(),
-            DOORBELL => {
-                let num_rung = self.doorbell.read().unwrap_or(0);
+    fn serve(&mut self, wake: Wake) -> Result<Served, BlkFault> {
+        match wake {
+            Wake::Event(DOORBELL) => {
+                let num_rung = clear_doorbell(&self.doorbell);
                 self.handler.backend().metrics.queue.doorbells.add(num_rung);
+                self.handler.serve_queue()
             }
-            // An error means that nobody wrote it.
-            _ => drop(self.again.read()),
-        }
-        self.handler.serve_queue()
-    }
-
-    fn stop(&self, ops: &mut EventOps<'_>, cause: &dyn std::error::Error) {
-        self.handler.backend().interrupt.needs_reset(cause);
-        for events in self.events() {
-            // An error means that it was not there.
-            let _ = ops.remove(events);
-        }
-    }
-}
-
-impl MutEventSubscriber for BlkSubscriber {
-    fn process(&mut self, events: Events, ops: &mut EventOps<'_>) {
-        match self.serve(events.data()) {
-            Ok(Served::All) => {}
-            // A write to an eventfd fails only when it is readable anyway.
-            Ok(Served::More) => drop(self.again.write(1)),
-            Err(fault) => self.stop(ops, &fault),
+            Wake::Event(_) => self.handler.serve_completions(),
+            Wake::Again => self.handler.serve_queue(),
         }
     }
 
-    fn init(&mut self, ops: &mut EventOps<'_>) {
-        for events in self.events() {
-            if let Err(error) = ops.add(events) {
-                return self.stop(ops, &error);
-            }
-        }
+    fn interrupt(&self) -> &VirtioInterrupt {
+        &self.handler.backend().interrupt
     }
 }

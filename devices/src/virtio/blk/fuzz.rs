@@ -9,12 +9,13 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::disk::Disk;
 use super::engine::Engine;
-use super::handler::{Backend, BlkFault, Handler, Served};
+use super::handler::{Backend, BlkFault, Handler};
 use super::metrics::{BlkMetrics, EngineKind};
 use crate::GuestRam;
 use crate::test_utils::fake_interrupt;
 use crate::virtio::VirtioInterrupt;
 use crate::virtio::interrupt::chain;
+use crate::virtio::serve::Served;
 
 /// Size of the queue in descriptors.
 pub const QUEUE_SIZE: u16 = 16;

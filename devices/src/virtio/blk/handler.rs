@@ -19,9 +19,14 @@ use super::ranges::{MAX_PAYLOAD_BYTES, RangeOp, is_on_disk, ranges};
 use super::request::{ChainError, Request, Transfer};
 use crate::GuestRam;
 use crate::virtio::VirtioInterrupt;
+use crate::virtio::serve::Served;
 
 /// Data to move before other events, a reset above all, get a turn.
 const TURN_BYTES: u64 = 64 << 20;
+
+/// Data under way at which no further request starts: a reset waits for all of it, on the vCPU
+/// that asks for the reset.
+const MAX_IN_FLIGHT_BYTES: u64 = 128 << 20;
 
 /// Why a disk is cut off from its driver.
 #[derive(Debug, thiserror::Error)]
@@ -40,16 +45,6 @@ impl From<virtio_queue::Error> for BlkFault {
     fn from(source: virtio_queue::Error) -> Self {
         BlkFault::Queue { source }
     }
-}
-
-/// Whether a look at the queue left something for another one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[must_use]
-pub(super) enum Served {
-    /// The next doorbell or completion brings the next work.
-    All,
-    /// There is more to do now; come back after a look at other events.
-    More,
 }
 
 /// What a handler serves, and for whom.
@@ -78,6 +73,12 @@ pub(super) struct Handler {
     finished: Vec<Finished>,
     /// Chains went to the used ring that the guest was not told of.
     has_news: bool,
+    /// Data of the requests under way.
+    in_flight_bytes: u64,
+    /// See [`MAX_IN_FLIGHT_BYTES`].
+    pub(super) max_in_flight_bytes: u64,
+    /// Chains wait until some of the data under way has arrived.
+    is_throttled: bool,
 }
 
 impl Handler {
@@ -97,6 +98,9 @@ impl Handler {
             pool: Vec::new(),
             finished: Vec::new(),
             has_news: false,
+            in_flight_bytes: 0,
+            max_in_flight_bytes: MAX_IN_FLIGHT_BYTES,
+            is_throttled: false,
         }
     }
 
@@ -119,6 +123,7 @@ impl Handler {
         while budget > 0 {
             self.queue.disable_notification(&self.ram)?;
             while budget > 0
+                && self.has_room()
                 && let Some(num_bytes) = self.serve_chain()?
             {
                 bytes_left = bytes_left.saturating_sub(num_bytes);
@@ -127,6 +132,10 @@ impl Handler {
             let is_submitted = self.submit()?;
             if !is_submitted {
                 break;
+            }
+            self.is_throttled = !self.has_room();
+            if self.is_throttled {
+                return Ok(Served::All);
             }
             if budget > 0 && !self.queue.enable_notification(&self.ram)? {
                 return Ok(Served::All);
@@ -144,11 +153,16 @@ impl Handler {
     pub(super) fn serve_completions(&mut self) -> Result<Served, BlkFault> {
         let is_submitted = self.reap()?;
         self.signal()?;
-        Ok(if is_submitted {
+        let can_go_on = self.is_throttled && self.has_room();
+        Ok(if is_submitted && !can_go_on {
             Served::All
         } else {
             Served::More
         })
+    }
+
+    fn has_room(&self) -> bool {
+        self.in_flight_bytes < self.max_in_flight_bytes
     }
 
     fn submit(&mut self) -> Result<bool, BlkFault> {
@@ -305,6 +319,7 @@ impl Handler {
         if self.engine.num_in_flight() >= limit {
             return Err(BlkFault::TooManyRequests { limit });
         }
+        self.in_flight_bytes += u64::from(request.len_bytes());
         let finished = self
             .engine
             .start(request)
@@ -316,6 +331,8 @@ impl Handler {
     }
 
     fn finish(&mut self, request: Request, result: io::Result<()>) -> Result<(), BlkFault> {
+        // Added by `start`.
+        self.in_flight_bytes -= u64::from(request.len_bytes());
         let metrics = &self.backend.metrics;
         let bytes = u64::from(request.done());
         let status = match (result, request.transfer()) {

@@ -204,6 +204,15 @@ impl Request {
         self.transfer
     }
 
+    /// Bytes of the whole transfer.
+    pub(super) fn len_bytes(&self) -> u32 {
+        match self.transfer {
+            Transfer::Read => self.writable.len_bytes(),
+            Transfer::Write { .. } => self.readable.len_bytes(),
+            Transfer::Flush => 0,
+        }
+    }
+
     /// Where to go on, in bytes from the start of the disk.
     pub(super) fn offset(&self) -> u64 {
         self.offset.saturating_add(u64::from(self.done))

@@ -19,11 +19,12 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::engine::Engine;
 use super::fuzz::{self, AVAIL_RING, QUEUE_SIZE, USED_RING};
-use super::handler::{BlkFault, Handler, Served};
+use super::handler::{BlkFault, Handler};
 use super::request::{ChainError, Request, Step, Transfer};
 use super::*;
 use crate::GuestRam;
 use crate::test_utils::fake_interrupt;
+use crate::virtio::serve::Served;
 use crate::virtio::{Activation, ActiveQueue, VirtioDevice, VirtioInterrupt};
 
 /// Sectors of the test disk.
@@ -431,6 +432,25 @@ fn zeroing_ends_the_turn() {
 }
 
 #[test]
+fn chains_wait_while_much_data_is_under_way() {
+    let mut driver = Driver::new(EngineKind::Sync);
+    write_header(&driver.ram, VIRTIO_BLK_T_IN, 0);
+    let chain = [(HEADER, 16, 0), (DATA, 512, W), (STATUS, 1, W)];
+    offer(&driver.ram, &mut driver.avail_idx, &chain);
+    let max_in_flight_bytes = std::mem::take(&mut driver.handler.max_in_flight_bytes);
+
+    assert_eq!(driver.handler.serve_queue().unwrap(), Served::All);
+    assert_eq!(driver.handler.serve_completions().unwrap(), Served::All);
+    assert_eq!(driver.status(), 0xff, "the request waits");
+    driver.handler.max_in_flight_bytes = max_in_flight_bytes;
+
+    assert_eq!(driver.handler.serve_completions().unwrap(), Served::More);
+    fuzz::run(&mut driver.handler).unwrap();
+    assert_eq!(driver.status(), VIRTIO_BLK_S_OK);
+    assert_eq!(driver.handler.serve_completions().unwrap(), Served::All);
+}
+
+#[test]
 fn one_bad_range_leaves_all_ranges_alone() {
     let mut driver = Driver::new(EngineKind::Sync);
     let ranges = [range(0, 1, 0), range(64, 1, 0)].concat();
@@ -702,9 +722,8 @@ fn reset_with_requests_under_way_waits_for_them() {
 fn config_tells_capacity_and_block_size() {
     let file = image();
     let (device, _) = device(&file, true);
-    let mut config = [0; 60];
 
-    device.read_config(0, &mut config);
+    let config = device.config();
 
     assert_eq!(config[0..8], NUM_SECTORS.to_le_bytes());
     assert_eq!(config[12..16], 254u32.to_le_bytes());

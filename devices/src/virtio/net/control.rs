@@ -13,6 +13,7 @@ use vm_memory::Bytes;
 
 use super::batch::{Batch, Progress};
 use super::device::tun_offloads;
+use super::metrics::NetMetrics;
 use super::queue::{Direction, NetQueue, QueueFault, Segment};
 use super::state::Shared;
 
@@ -77,8 +78,8 @@ impl ControlQueue {
             });
         };
         let command = self.copy_command()?;
-        let is_done = command.is_some_and(|command| run(&self.shared, &command).is_some());
         let metrics = self.queue.metrics();
+        let is_done = command.is_some_and(|command| run(&self.shared, metrics, &command).is_some());
         metrics.control_commands.add(1);
         if !is_done && metrics.control_refused.count_sparsely() {
             tracing::debug!("{}: control command refused", self.shared.interrupt.name());
@@ -118,7 +119,17 @@ impl ControlQueue {
 }
 
 /// Runs one command; `None` if it is unknown, malformed or refused by the host.
-fn run(shared: &Shared, command: &[u8]) -> Option<()> {
+fn run(shared: &Shared, metrics: &NetMetrics, command: &[u8]) -> Option<()> {
+    let logged = |what, result: std::io::Result<()>| {
+        let name = shared.interrupt.name();
+        result
+            .inspect_err(|error| {
+                if metrics.backend_refusals.count_sparsely() {
+                    tracing::warn!("{name}: cannot set {what}: {error}");
+                }
+            })
+            .ok()
+    };
     let (&[class, number], data) = command.split_first_chunk::<COMMAND_BYTES>()?;
     let needs = |feature| shared.has_feature(feature).then_some(());
     match (u32::from(class), u32::from(number)) {
@@ -150,7 +161,7 @@ fn run(shared: &Shared, command: &[u8]) -> Option<()> {
             if num_pairs == 0 || num_pairs > shared.num_pairs() {
                 return None;
             }
-            logged(shared, "queue pairs", shared.set_active_pairs(num_pairs))?;
+            logged("queue pairs", shared.set_active_pairs(num_pairs))?;
         }
         (VIRTIO_NET_CTRL_GUEST_OFFLOADS, VIRTIO_NET_CTRL_GUEST_OFFLOADS_SET) => {
             needs(VIRTIO_NET_F_CTRL_GUEST_OFFLOADS)?;
@@ -159,19 +170,11 @@ fn run(shared: &Shared, command: &[u8]) -> Option<()> {
                 return None;
             }
             let result = shared.backend.set_offloads(tun_offloads(offloads));
-            logged(shared, "offloads", result)?;
+            logged("offloads", result)?;
         }
         _ => return None,
     }
     Some(())
-}
-
-fn logged(shared: &Shared, what: &str, result: std::io::Result<()>) -> Option<()> {
-    result
-        .inspect_err(|error| {
-            tracing::warn!("{}: cannot set {what}: {error}", shared.interrupt.name());
-        })
-        .ok()
 }
 
 fn flag(data: &[u8]) -> Option<bool> {

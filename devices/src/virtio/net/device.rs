@@ -81,7 +81,7 @@ impl NetDevice {
         Arc::clone(&self.metrics)
     }
 
-    fn config(&self) -> [u8; CONFIG_BYTES] {
+    fn config_bytes(&self) -> [u8; CONFIG_BYTES] {
         let [m0, m1, m2, m3, m4, m5] = self.mac.get();
         let [s0, s1, _, _] = VIRTIO_NET_S_LINK_UP.to_le_bytes();
         let [p0, p1] = self.backend.num_queue_pairs().to_le_bytes();
@@ -188,16 +188,8 @@ impl VirtioDevice for NetDevice {
         bits.into_iter().fold(0, |all, bit| all | 1 << bit)
     }
 
-    fn config_len(&self) -> u64 {
-        CONFIG_BYTES as u64
-    }
-
-    fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let config = self.config();
-        let start = usize::try_from(offset).unwrap_or(CONFIG_BYTES);
-        for (to, from) in data.iter_mut().zip(config.iter().skip(start)) {
-            *to = *from;
-        }
+    fn config(&self) -> Vec<u8> {
+        self.config_bytes().to_vec()
     }
 
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
@@ -217,7 +209,9 @@ impl VirtioDevice for NetDevice {
         let result = backend
             .set_active_pairs(1)
             .and_then(|()| backend.set_offloads(0));
-        if let Err(error) = result {
+        if let Err(error) = result
+            && self.metrics.backend_refusals.count_sparsely()
+        {
             tracing::warn!("{}: cannot reset its backend: {error}", self.name);
         }
     }

@@ -126,15 +126,12 @@ fn offers_the_features_of_its_backend() {
 #[test]
 fn configuration_tells_address_link_pairs_and_mtu() {
     let setup = inactive(2);
-    let mut config = [0; 12];
 
-    setup.device.read_config(0, &mut config);
+    let config = setup.device.config();
 
     assert_eq!(config[..6], MAC);
     assert_eq!(config[6..], [1, 0, 2, 0, 0x28, 0x23]);
-    let mut mtu = [0; 2];
-    setup.device.read_config(10, &mut mtu);
-    assert_eq!(u16::from_le_bytes(mtu), 9000);
+    assert_eq!(config[10..12], 9000u16.to_le_bytes());
 }
 
 #[test]
@@ -251,12 +248,13 @@ fn control_queue_follows_the_first_pair_without_multiqueue() {
     s.offer(2, &[(0xb000, 8, false), (0xc000, 1, true)]);
 
     s.wait_used(2, 1);
-    let mut mac = [0; 6];
-    s.device.read_config(0, &mut mac);
-    assert_eq!(mac, [2, 0, 0, 0, 0, 5]);
+    assert_eq!(s.device.config()[..6], [2, 0, 0, 0, 0, 5]);
     s.device.reset();
-    s.device.read_config(0, &mut mac);
-    assert_eq!(mac, MAC, "a reset brings the configured address back");
+    assert_eq!(
+        s.device.config()[..6],
+        MAC,
+        "a reset brings the configured address back"
+    );
 }
 
 #[test]

@@ -29,6 +29,8 @@ pub struct NetMetrics {
     pub control_commands: Counter,
     /// Commands among them that were refused.
     pub control_refused: Counter,
+    /// Times the host refused to set up the backend as the driver asked.
+    pub backend_refusals: Counter,
     /// The queues, pair by pair.
     pub pairs: Vec<PairMetrics>,
     /// The control queue.

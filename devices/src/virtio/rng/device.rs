@@ -8,12 +8,12 @@ use std::sync::Arc;
 use virtio_bindings::virtio_ids::VIRTIO_ID_RNG;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use virtio_queue::QueueT;
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::event::RngSubscriber;
+use super::event::RngServer;
 use super::handler::RngHandler;
 use super::metrics::RngMetrics;
 use crate::iovec::GuestIoVecs;
+use crate::virtio::serve;
 use crate::virtio::{ActivateError, Activation, VirtioDevice};
 use crate::worker::Worker;
 
@@ -66,11 +66,9 @@ impl VirtioDevice for RngDevice {
         1 << VIRTIO_RING_F_EVENT_IDX | 1 << VIRTIO_RING_F_INDIRECT_DESC
     }
 
-    fn config_len(&self) -> u64 {
-        0
+    fn config(&self) -> Vec<u8> {
+        Vec::new()
     }
-
-    fn read_config(&self, _offset: u64, _data: &mut [u8]) {}
 
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
         self.reset();
@@ -81,7 +79,7 @@ impl VirtioDevice for RngDevice {
             .find(|queue| queue.index == 0)
             .ok_or(ActivateError::QueueMissing { index: 0 })?;
         active.queue.set_event_idx(has_event_idx);
-        let subscriber = RngSubscriber {
+        let server = RngServer {
             handler: RngHandler {
                 queue: active.queue,
                 iovecs: GuestIoVecs::new(activation.ram.clone()),
@@ -91,10 +89,8 @@ impl VirtioDevice for RngDevice {
                 metrics: Arc::clone(&self.metrics),
             },
             doorbell: active.doorbell,
-            again: EventFd::new(EFD_NONBLOCK).map_err(ActivateError::Worker)?,
         };
-        let worker = Worker::spawn(self.name.clone(), subscriber).map_err(ActivateError::Worker)?;
-        self.worker = Some(worker);
+        self.worker = Some(serve::spawn(self.name.clone(), server)?);
         Ok(())
     }
 
@@ -111,6 +107,7 @@ mod tests {
     use super::*;
     use crate::GuestRam;
     use crate::test_utils::fake_interrupt;
+    use crate::virtio::serve::Served;
     use proptest::prelude::*;
     use virtio_bindings::virtio_ring::{VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
     use virtio_queue::Queue;
@@ -152,7 +149,7 @@ mod tests {
         let ram = ram();
         let mut handler = handler(&ram, &[(BUFFER, 64, W, 0)]);
 
-        assert!(!handler.serve_queue().unwrap());
+        assert_eq!(handler.serve_queue().unwrap(), Served::All);
 
         let mut bytes = [0; 64];
         ram.read_slice(&mut bytes, GuestAddress(BUFFER)).unwrap();
@@ -170,7 +167,7 @@ mod tests {
         ];
         let mut handler = handler(&ram, &chain);
 
-        assert!(!handler.serve_queue().unwrap());
+        assert_eq!(handler.serve_queue().unwrap(), Served::All);
 
         assert_eq!(handler.metrics.bytes.get(), u64::from(MAX_REQUEST_BYTES));
         let behind: u64 = ram.read_obj(GuestAddress(BUFFER + 0x1_0000)).unwrap();
@@ -182,12 +179,12 @@ mod tests {
         let ram = ram();
         let mut handler = handler(&ram, &[(BUFFER, 8, W, 0); 20]);
 
-        assert!(handler.serve_queue().unwrap());
+        assert_eq!(handler.serve_queue().unwrap(), Served::More);
         assert_eq!(
             handler.metrics.requests.get(),
             u64::from(MAX_REQUESTS_PER_TURN)
         );
-        assert!(!handler.serve_queue().unwrap());
+        assert_eq!(handler.serve_queue().unwrap(), Served::All);
         assert_eq!(handler.metrics.requests.get(), 20);
     }
 
@@ -227,7 +224,7 @@ mod tests {
             let mut handler = handler(&ram, &chains);
 
             for _ in 0..8 {
-                if !matches!(handler.serve_queue(), Ok(true)) {
+                if !matches!(handler.serve_queue(), Ok(Served::More)) {
                     break;
                 }
             }

@@ -10,6 +10,7 @@ use super::metrics::RngMetrics;
 use crate::GuestRam;
 use crate::iovec::{GuestIoVecs, IoVecError};
 use crate::virtio::VirtioInterrupt;
+use crate::virtio::serve::Served;
 
 /// Most bytes for one request; a driver that wants more asks again.
 pub(super) const MAX_REQUEST_BYTES: u32 = 64 << 10;
@@ -53,12 +54,11 @@ pub(super) struct RngHandler {
 }
 
 impl RngHandler {
-    /// Fills the buffers in the available ring, up to [`MAX_REQUESTS_PER_TURN`]; true if there is
-    /// more to do.
+    /// Fills the buffers in the available ring, up to [`MAX_REQUESTS_PER_TURN`].
     ///
     /// # Errors
     /// [`RngFault`]: stop and wait for reset.
-    pub(super) fn serve_queue(&mut self) -> Result<bool, RngFault> {
+    pub(super) fn serve_queue(&mut self) -> Result<Served, RngFault> {
         let next_used = self.queue.next_used();
         let mut budget = MAX_REQUESTS_PER_TURN;
         let mut has_more = true;
@@ -75,7 +75,7 @@ impl RngHandler {
             self.interrupt.signal_queue(0);
             self.metrics.queue.interrupts.add(1);
         }
-        Ok(has_more)
+        Ok(if has_more { Served::More } else { Served::All })
     }
 
     fn serve_chain(&mut self) -> Result<bool, RngFault> {

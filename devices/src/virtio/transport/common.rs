@@ -13,6 +13,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::super::device::{ActivateError, Activation, ActiveQueue, VirtioDevice};
 use super::super::interrupt::VirtioInterrupt;
 use crate::GuestRam;
+use crate::metrics::Counter;
 
 /// Bytes of the structure.
 pub const COMMON_BYTES: u64 = 0x38;
@@ -55,6 +56,8 @@ pub struct CommonConfig {
     queue_select: u16,
     status: u8,
     is_active: bool,
+    /// Times that the driver set `FAILED`.
+    times_given_up: Counter,
 }
 
 impl std::fmt::Debug for CommonConfig {
@@ -95,6 +98,7 @@ impl CommonConfig {
             queue_select: 0,
             status: 0,
             is_active: false,
+            times_given_up: Counter::default(),
         })
     }
 
@@ -225,10 +229,12 @@ impl CommonConfig {
         if gained & STATUS_FEATURES_OK != 0 && !self.accepts_features() {
             self.status &= !STATUS_FEATURES_OK; // the driver reads it back (§3.1.1 step 6)
         }
-        if gained & STATUS_FAILED != 0 {
+        if gained & STATUS_FAILED != 0 && self.times_given_up.count_sparsely() {
             tracing::warn!("{}: its driver gave up", self.interrupt.name());
         }
-        if gained & STATUS_DRIVER_OK != 0 && !self.is_active {
+        // A device that needs a reset stays off until it gets one, whatever else the driver writes.
+        let is_broken = self.interrupt.device_status() != 0;
+        if gained & STATUS_DRIVER_OK != 0 && !self.is_active && !is_broken {
             match self.activate() {
                 Ok(()) => self.is_active = true,
                 Err(error) => self.interrupt.needs_reset(&error),

@@ -175,12 +175,12 @@ fn config_space(device: &dyn VirtioDevice, msix: &MsixTable) -> (ConfigSpace, u1
         len(notify_bytes),
         Some(NOTIFY_MULTIPLIER),
     );
-    if device.config_len() > 0 {
+    if !device.config().is_empty() {
         add_virtio_capability(
             &mut config,
             CAP_DEVICE,
             DEVICE,
-            len(device.config_len()),
+            len(device.config().len() as u64),
             None,
         );
     }
@@ -249,9 +249,9 @@ impl PciFunction for VirtioPci {
         match offset {
             COMMON..ISR => state.common.read(offset - COMMON, data),
             DEVICE..NOTIFY => {
-                let device = state.common.device();
-                if is_inside(offset - DEVICE, data.len(), device.config_len()) {
-                    device.read_config(offset - DEVICE, data);
+                let config = state.common.device().config();
+                if let Some(range) = range_inside(offset - DEVICE, data.len(), config.len()) {
+                    data.copy_from_slice(config.get(range).unwrap_or_default());
                 }
             }
             MSIX_TABLE..MSIX_PBA => state.msix.read_table(offset - MSIX_TABLE, data),
@@ -266,7 +266,7 @@ impl PciFunction for VirtioPci {
             COMMON..ISR => state.common.write(offset - COMMON, data),
             DEVICE..NOTIFY => {
                 let device = state.common.device_mut();
-                if is_inside(offset - DEVICE, data.len(), device.config_len()) {
+                if range_inside(offset - DEVICE, data.len(), device.config().len()).is_some() {
                     device.write_config(offset - DEVICE, data);
                 }
             }
@@ -283,10 +283,11 @@ impl PciFunction for VirtioPci {
     }
 }
 
-fn is_inside(offset: u64, len: usize, end: u64) -> bool {
-    offset
-        .checked_add(len as u64)
-        .is_some_and(|access_end| access_end <= end)
+/// The range `offset .. offset + len` if it ends at or before `end`.
+fn range_inside(offset: u64, len: usize, end: usize) -> Option<std::ops::Range<usize>> {
+    let start = usize::try_from(offset).ok()?;
+    let range = start..start.checked_add(len)?;
+    (range.end <= end).then_some(range)
 }
 
 #[cfg(test)]
@@ -308,11 +309,8 @@ mod tests {
         fn device_features(&self) -> u64 {
             0
         }
-        fn config_len(&self) -> u64 {
-            6
-        }
-        fn read_config(&self, offset: u64, data: &mut [u8]) {
-            data.fill(0x50 + offset as u8);
+        fn config(&self) -> Vec<u8> {
+            vec![0x50, 0x51, 0x52, 0x53, 0x54, 0x55]
         }
         fn activate(&mut self, _activation: Activation) -> Result<(), ActivateError> {
             Ok(())
@@ -340,7 +338,7 @@ mod tests {
         let mut data = [0; 2];
 
         function.read_bar(0, DEVICE + 4, &mut data);
-        assert_eq!(data, [0x54, 0x54]);
+        assert_eq!(data, [0x54, 0x55]);
         function.read_bar(0, DEVICE + 5, &mut data);
 
         assert_eq!(data, [0, 0]);

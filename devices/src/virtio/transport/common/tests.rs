@@ -8,7 +8,7 @@ use vm_memory::GuestAddress;
 use vmm_sys_util::eventfd::EFD_NONBLOCK;
 
 use super::*;
-use crate::test_utils::fake_interrupt;
+use crate::test_utils::{count_warnings, fake_interrupt};
 
 const ACKNOWLEDGE_DRIVER: u8 = 3;
 const FEATURE: u64 = 1 << 5;
@@ -32,10 +32,9 @@ impl VirtioDevice for FakeDevice {
     fn device_features(&self) -> u64 {
         FEATURE
     }
-    fn config_len(&self) -> u64 {
-        0
+    fn config(&self) -> Vec<u8> {
+        Vec::new()
     }
-    fn read_config(&self, _offset: u64, _data: &mut [u8]) {}
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
         let entry = (activation.features, activation.queues.len());
         self.0.lock().unwrap().activations.push(entry);
@@ -124,6 +123,32 @@ fn rings_outside_ram_need_a_reset_and_never_activate() {
     let needs_reset = VIRTIO_CONFIG_S_NEEDS_RESET as u8;
     assert_eq!(status(&common), OK | needs_reset);
     assert!(log.lock().unwrap().activations.is_empty());
+}
+
+#[test]
+fn device_that_needs_a_reset_is_not_activated_before_it() {
+    let (mut common, log) = common();
+    negotiate(&mut common, VERSION_1);
+    enable_queue(&mut common, 0, 0x1000);
+    common.interrupt.needs_reset(&std::fmt::Error);
+
+    common.write(0x14, &[OK]);
+
+    assert!(log.lock().unwrap().activations.is_empty());
+}
+
+#[test]
+fn driver_that_gives_up_again_and_again_is_logged_sparsely() {
+    let (mut common, _log) = common();
+
+    let num_warnings = count_warnings(|| {
+        for _ in 0..100 {
+            common.write(0x14, &[STATUS_FAILED]);
+            common.write(0x14, &[ACKNOWLEDGE_DRIVER]);
+        }
+    });
+
+    assert!((1..10).contains(&num_warnings), "{num_warnings} warnings");
 }
 
 #[test]
