@@ -36,11 +36,23 @@ fn reboot_is_status_0() {
 #[test]
 fn reboot_by_triple_fault_is_status_0() {
     let Some(host) = Host::ready() else { return };
+    let mut vm = Vm::new(&host, &["--cmdline", "reboot=t"]).start();
+    vm.wait_for_shell();
+
+    vm.send("reboot\n");
+
+    vm.wait().assert_status(0);
+}
+
+#[test]
+fn triple_fault_during_the_command_is_status_3() {
+    let Some(host) = Host::ready() else { return };
     let flags = ["--cmdline", "reboot=t", "--exec", "reboot; sleep 1000"];
 
     let outcome = Vm::new(&host, &flags).run();
 
-    outcome.assert_status(0);
+    outcome.assert_status(3);
+    common::assert_says(&outcome.stderr, &["triple fault"]);
 }
 
 #[test]
