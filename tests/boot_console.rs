@@ -28,13 +28,14 @@ fn ctrl_c_is_the_guests() {
     let mut vm = Vm::new(&host, &[]).start_on_terminal();
     vm.wait_for_shell();
 
-    vm.send("cat\r");
+    // A line feed, which ends a line whether the shell has the terminal or the cat.
+    vm.send("cat\n");
     vm.wait_for("cat\r\n");
-    vm.send("meow\r");
+    vm.send("meow\n");
     vm.wait_for_times("meow", 2); // as typed, and as the cat has it
     vm.send("\x03");
     vm.wait_for_times(PROMPT, 2);
-    vm.send("exit\r");
+    vm.send("exit\n");
 
     vm.wait().assert_status(0);
 }
