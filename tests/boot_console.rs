@@ -28,9 +28,9 @@ fn ctrl_c_is_the_guests() {
     let mut vm = Vm::new(&host, &[]).start_on_terminal();
     vm.wait_for_shell();
 
-    // A line feed, which ends a line whether the shell has the terminal or the cat.
-    vm.send("cat\n");
-    vm.wait_for("cat\r\n");
+    // What is typed while the shell hands the terminal over is not echoed.
+    vm.send("sh -c 'echo cat-$((1+1)); exec cat'\n");
+    vm.wait_for("cat-2");
     vm.send("meow\n");
     vm.wait_for_times("meow", 2); // as typed, and as the cat has it
     vm.send("\x03");
