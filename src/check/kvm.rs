@@ -3,26 +3,14 @@
 use std::fs::OpenOptions;
 use std::io;
 
-use kvm_ioctls::{Cap, Kvm};
+use kvm_ioctls::Kvm;
 
 use super::{Item, State, Topic};
+use crate::kvm::vm::REQUIRED_CAPS;
 
 const DEVICE: &str = "/dev/kvm";
 /// The only version there is (KVM api.rst, `KVM_GET_API_VERSION`).
 const API_VERSION: i32 = 12;
-
-const CAPABILITIES: [(Cap, &str); 10] = [
-    (Cap::UserMemory, "USER_MEMORY"),
-    (Cap::ExtCpuid, "EXT_CPUID"),
-    (Cap::Irqchip, "IRQCHIP"),
-    (Cap::IrqRouting, "IRQ_ROUTING"),
-    (Cap::SignalMsi, "SIGNAL_MSI"),
-    (Cap::Irqfd, "IRQFD"),
-    (Cap::Ioeventfd, "IOEVENTFD"),
-    (Cap::TscDeadlineTimer, "TSC_DEADLINE_TIMER"),
-    (Cap::Clocksource, "CLOCKSOURCE"),
-    (Cap::ImmediateExit, "IMMEDIATE_EXIT"),
-];
 
 /// Why KVM cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -125,13 +113,13 @@ pub(super) fn capabilities() -> Item {
     let Ok(kvm) = open() else {
         return topic.not_ok(State::Missing, "unknown without KVM", "see /dev/kvm above");
     };
-    let missing: Vec<_> = CAPABILITIES
+    let missing: Vec<_> = REQUIRED_CAPS
         .into_iter()
         .filter(|(cap, _)| !kvm.check_extension(*cap))
         .map(|(_, name)| name)
         .collect();
     if missing.is_empty() {
-        return topic.ok(format!("all {} needed", CAPABILITIES.len()));
+        return topic.ok(format!("all {} needed", REQUIRED_CAPS.len()));
     }
     topic.not_ok(
         State::Missing,

@@ -13,15 +13,18 @@ use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 
 use crate::layout::{KVM_IDENTITY_MAP, KVM_TSS};
 
-/// What KVM must offer, with the name that `alacrity check` shows.
-pub const REQUIRED_CAPS: [(Cap, &str); 7] = [
-    (Cap::Irqchip, "KVM_CAP_IRQCHIP"),
-    (Cap::Irqfd, "KVM_CAP_IRQFD"),
-    (Cap::Ioeventfd, "KVM_CAP_IOEVENTFD"),
-    (Cap::UserMemory, "KVM_CAP_USER_MEMORY"),
-    (Cap::IrqRouting, "KVM_CAP_IRQ_ROUTING"),
-    (Cap::TscDeadlineTimer, "KVM_CAP_TSC_DEADLINE_TIMER"),
-    (Cap::ImmediateExit, "KVM_CAP_IMMEDIATE_EXIT"),
+/// What KVM must offer, by name without `KVM_CAP_`; `alacrity check` looks for the same.
+pub const REQUIRED_CAPS: [(Cap, &str); 10] = [
+    (Cap::UserMemory, "USER_MEMORY"),
+    (Cap::ExtCpuid, "EXT_CPUID"),
+    (Cap::Irqchip, "IRQCHIP"),
+    (Cap::IrqRouting, "IRQ_ROUTING"),
+    (Cap::SignalMsi, "SIGNAL_MSI"),
+    (Cap::Irqfd, "IRQFD"),
+    (Cap::Ioeventfd, "IOEVENTFD"),
+    (Cap::TscDeadlineTimer, "TSC_DEADLINE_TIMER"),
+    (Cap::Clocksource, "CLOCKSOURCE"),
+    (Cap::ImmediateExit, "IMMEDIATE_EXIT"),
 ];
 
 /// What KVM refused.
@@ -31,9 +34,9 @@ pub enum KvmError {
     #[error("cannot open /dev/kvm")]
     Open(#[source] kvm_ioctls::Error),
     /// KVM is too old or too foreign.
-    #[error("KVM here lacks {name}")]
+    #[error("KVM here lacks KVM_CAP_{name}")]
     MissingCap {
-        /// Name of the capability.
+        /// Name of the capability, without `KVM_CAP_`.
         name: &'static str,
     },
     /// A VM-wide ioctl failed.
