@@ -15,8 +15,6 @@
 
 use vm_memory::GuestAddress;
 
-/// One kibibyte and up, in bytes.
-pub const KIB: u64 = 1 << 10;
 /// One mebibyte in bytes.
 pub const MIB: u64 = 1 << 20;
 /// One gibibyte in bytes.

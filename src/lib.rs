@@ -9,7 +9,7 @@
 //! | [`images`] | where the default guest image is |
 //! | [`exec`] | how a command travels into the default guest image |
 //! | [`exit`] | the exit statuses of `alacrity` |
-//! | [`error`], [`mac`], [`size`] | errors, hardware addresses and sizes as text |
+//! | [`mac`], [`size`] | hardware addresses and sizes as text |
 #![cfg_attr(
     test,
     allow(
@@ -26,7 +26,6 @@ pub mod cli;
 pub mod config;
 pub mod console;
 pub mod control;
-pub mod error;
 pub mod event;
 pub mod exec;
 pub mod exit;

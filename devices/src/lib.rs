@@ -3,6 +3,7 @@
 //! | module | what lives there |
 //! |---|---|
 //! | [`bus`] | address → device dispatch for port I/O and MMIO exits |
+//! | [`error`] | errors as text |
 //! | [`interrupt`] | the interrupt and doorbell traits that the VMM implements on KVM |
 //! | [`iovec`] | scatter lists that point the kernel at guest memory |
 //! | [`worker`] | the thread that serves one device's queues |
@@ -26,6 +27,7 @@
 )]
 
 pub mod bus;
+pub mod error;
 pub mod interrupt;
 pub mod iovec;
 pub mod legacy;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tracing::{Event, Level, Metadata, Subscriber, span};
+use virtio_queue::{Queue, QueueT};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::interrupt::{MsiMessage, MsiVector, MsiVectors};
@@ -79,4 +80,23 @@ impl Subscriber for WarningCounter {
     }
     fn enter(&self, _span: &span::Id) {}
     fn exit(&self, _span: &span::Id) {}
+}
+
+/// Size in descriptors of [`fixed_queue`].
+pub const QUEUE_SIZE: u16 = 16;
+/// Guest-physical address of its available ring; the descriptor table is at 0.
+pub const AVAIL_RING: u32 = 0x100;
+/// Guest-physical address of its used ring.
+pub const USED_RING: u32 = 0x140;
+
+/// A ready queue at fixed addresses, with event index.
+#[expect(clippy::unwrap_used, reason = "the size is a power of two")]
+pub(crate) fn fixed_queue() -> Queue {
+    let mut queue = Queue::new(QUEUE_SIZE).unwrap();
+    queue.set_desc_table_address(Some(0), Some(0));
+    queue.set_avail_ring_address(Some(AVAIL_RING), Some(0));
+    queue.set_used_ring_address(Some(USED_RING), Some(0));
+    queue.set_event_idx(true);
+    queue.set_ready(true);
+    queue
 }

@@ -321,7 +321,7 @@ pub(super) fn item() -> Item {
         }
         Err(error) => topic.not_ok(
             State::Broken,
-            crate::error::chain(&error),
+            alacrity_devices::error::chain(&error),
             "look for kvm in the kernel log, or use scripts/lab -- COMMAND",
         ),
     }

@@ -152,7 +152,7 @@ fn refusal_is_one_line_with_its_causes() {
     let error = config(&["--memory", "0"]).unwrap_err();
 
     assert_eq!(
-        crate::error::chain(&error),
+        alacrity_devices::error::chain(&error),
         "cannot start this VM: memory of 0: a VM has 64M to 64G; choose with --memory"
     );
 }

@@ -169,11 +169,7 @@ impl PciRoot {
             }
             return false;
         }
-        for bell in function
-            .doorbells()
-            .iter()
-            .filter(|bell| bell.bar_idx == bar.idx)
-        {
+        for bell in doorbells_in(function, bar) {
             // Without the ioeventfd the write still arrives through `write_bar`, only slower.
             if let Err(error) = self
                 .doorbells
@@ -187,11 +183,7 @@ impl PciRoot {
     }
 
     fn unmap(&self, function: &Arc<dyn PciFunction>, bar: Bar) {
-        for bell in function
-            .doorbells()
-            .iter()
-            .filter(|bell| bell.bar_idx == bar.idx)
-        {
+        for bell in doorbells_in(function, bar) {
             if let Err(error) = self
                 .doorbells
                 .detach(bar.start + bell.offset, &bell.doorbell)
@@ -211,6 +203,12 @@ impl PciRoot {
             BarKind::Io => self.pio.upgrade(),
         }
     }
+}
+
+/// The doorbells of `function` that lie in `bar`.
+fn doorbells_in(function: &Arc<dyn PciFunction>, bar: Bar) -> impl Iterator<Item = &BarDoorbell> {
+    let doorbells = function.doorbells().iter();
+    doorbells.filter(move |bell| bell.bar_idx == bar.idx)
 }
 
 /// Slot and register of an ECAM offset, if it names function 0 of a slot on bus 0.

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU8, AtomicU16, Ordering};
 
 use virtio_bindings::virtio_config::VIRTIO_CONFIG_S_NEEDS_RESET;
 
+use crate::error::chain;
 use crate::interrupt::MsiVector;
 use crate::metrics::Counter;
 use crate::pci::msix::VectorOwner;
@@ -165,16 +166,4 @@ impl VectorOwner for VirtioInterrupt {
     fn vectors(&self) -> &[Box<dyn MsiVector>] {
         &self.vectors
     }
-}
-
-/// An error and its sources, joined by `: `.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
 }

@@ -2,24 +2,17 @@
 
 use std::sync::Arc;
 
-use virtio_queue::{Queue, QueueT};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::handler::{BalloonFault, BalloonHandler, QueueKind};
 use super::metrics::BalloonMetrics;
 use crate::GuestRam;
-use crate::test_utils::fake_interrupt;
-use crate::virtio::interrupt::chain;
+use crate::error::chain;
+use crate::test_utils::{fake_interrupt, fixed_queue};
 use crate::virtio::serve::Served;
 
-/// Size of the queue in descriptors.
-pub const QUEUE_SIZE: u16 = 16;
 /// Guest RAM in bytes, from address 0.
 pub const RAM_BYTES: usize = 0x4_0000;
-/// Guest-physical address of the available ring; the descriptor table is at 0.
-pub const AVAIL_RING: u32 = 0x100;
-/// Guest-physical address of the used ring.
-pub const USED_RING: u32 = 0x140;
 
 /// Turns that a guest gets; it cannot bring new work, so a few are enough.
 const MAX_TURNS: usize = 8;
@@ -56,23 +49,11 @@ pub(super) fn handler(
     BalloonHandler {
         kind,
         queue_idx: 0,
-        queue: queue(),
+        queue: fixed_queue(),
         ram: ram.clone(),
         interrupt: fake_interrupt(1),
         metrics: Arc::clone(metrics),
     }
-}
-
-/// The queue at the fixed addresses, with event index.
-#[expect(clippy::unwrap_used, reason = "the size is a power of two")]
-pub(super) fn queue() -> Queue {
-    let mut queue = Queue::new(QUEUE_SIZE).unwrap();
-    queue.set_desc_table_address(Some(0), Some(0));
-    queue.set_avail_ring_address(Some(AVAIL_RING), Some(0));
-    queue.set_used_ring_address(Some(USED_RING), Some(0));
-    queue.set_event_idx(true);
-    queue.set_ready(true);
-    queue
 }
 
 /// Serves until all is done, as the worker does.

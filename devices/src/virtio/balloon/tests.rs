@@ -11,11 +11,11 @@ use virtio_bindings::virtio_ring::{
 use vm_memory::{Bytes, FileOffset, GuestAddress};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::fuzz::{self, AVAIL_RING, QUEUE_SIZE, RAM_BYTES};
+use super::fuzz::{self, RAM_BYTES};
 use super::handler::{BalloonFault, QueueKind};
 use super::*;
 use crate::GuestRam;
-use crate::test_utils::fake_interrupt;
+use crate::test_utils::{AVAIL_RING, QUEUE_SIZE, fake_interrupt, fixed_queue};
 use crate::virtio::{ActivateError, Activation, ActiveQueue, VirtioDevice};
 
 /// Where the driver puts page numbers.
@@ -181,7 +181,7 @@ fn four_gib_of_page_numbers_are_a_fault() {
 fn activation(ram: &GuestRam, num_queues: u16, features: u64) -> Activation {
     let queues = (0..num_queues).map(|index| ActiveQueue {
         index,
-        queue: fuzz::queue(),
+        queue: fixed_queue(),
         doorbell: EventFd::new(EFD_NONBLOCK).unwrap(),
     });
     Activation {

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread;
 
-use virtio_queue::{Queue, QueueT};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::disk::Disk;
@@ -12,19 +11,13 @@ use super::engine::Engine;
 use super::handler::{Backend, BlkFault, Handler};
 use super::metrics::{BlkMetrics, EngineKind};
 use crate::GuestRam;
-use crate::test_utils::fake_interrupt;
+use crate::error::chain;
+use crate::test_utils::{QUEUE_SIZE, fake_interrupt, fixed_queue};
 use crate::virtio::VirtioInterrupt;
-use crate::virtio::interrupt::chain;
 use crate::virtio::serve::Served;
 
-/// Size of the queue in descriptors.
-pub const QUEUE_SIZE: u16 = 16;
 /// Guest RAM in bytes, from address 0, in two regions that meet in the middle.
 pub const RAM_BYTES: usize = 0x1_0000;
-/// Guest-physical address of the available ring; the descriptor table is at 0.
-pub const AVAIL_RING: u32 = 0x100;
-/// Guest-physical address of the used ring.
-pub const USED_RING: u32 = 0x140;
 
 /// Turns that a guest gets; it cannot bring new work, so a few are enough.
 const MAX_TURNS: usize = 32;
@@ -72,19 +65,7 @@ pub(super) fn handler(
         interrupt: Arc::clone(interrupt),
     };
     let engine = Engine::new("test", Arc::clone(disk), Some(kind), QUEUE_SIZE).unwrap();
-    Handler::new(backend, 0, queue(), ram.clone(), engine)
-}
-
-/// The queue at the fixed addresses, with event index.
-#[expect(clippy::unwrap_used, reason = "the size is a power of two")]
-pub(super) fn queue() -> Queue {
-    let mut queue = Queue::new(QUEUE_SIZE).unwrap();
-    queue.set_desc_table_address(Some(0), Some(0));
-    queue.set_avail_ring_address(Some(AVAIL_RING), Some(0));
-    queue.set_used_ring_address(Some(USED_RING), Some(0));
-    queue.set_event_idx(true);
-    queue.set_ready(true);
-    queue
+    Handler::new(backend, 0, fixed_queue(), ram.clone(), engine)
 }
 
 /// Serves until all is done, as the worker does.

@@ -18,12 +18,12 @@ use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::engine::Engine;
-use super::fuzz::{self, AVAIL_RING, QUEUE_SIZE, USED_RING};
+use super::fuzz;
 use super::handler::{BlkFault, Handler};
 use super::request::{ChainError, Request, Step, Transfer};
 use super::*;
 use crate::GuestRam;
-use crate::test_utils::fake_interrupt;
+use crate::test_utils::{AVAIL_RING, QUEUE_SIZE, USED_RING, fake_interrupt, fixed_queue};
 use crate::virtio::serve::Served;
 use crate::virtio::{Activation, ActiveQueue, VirtioDevice, VirtioInterrupt};
 
@@ -631,7 +631,7 @@ fn activation(ram: &GuestRam, doorbell: &EventFd, interrupt: &Arc<VirtioInterrup
         features: 1 << VIRTIO_BLK_F_FLUSH | 1 << VIRTIO_RING_F_EVENT_IDX,
         queues: vec![ActiveQueue {
             index: 0,
-            queue: fuzz::queue(),
+            queue: fixed_queue(),
             doorbell: doorbell.try_clone().unwrap(),
         }],
         interrupt: interrupt.clone(),
