@@ -1,0 +1,88 @@
+//! The control tree: directories, files with one value each, and links, by path.
+//!
+//! A pure data structure. It is shown by a mount and by the daemon's socket, which both add nothing
+//! to what is here. Paths are relative to the root, with `/` between their parts; `.` and empty parts
+//! mean nothing, `..` is the parent.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use rustix::io::Errno;
+
+use crate::attribute::Attribute;
+
+/// Most bytes of a name in the tree.
+pub const MAX_NAME_BYTES: usize = 128;
+
+/// A node and what `stat` tells of it.
+#[derive(Clone)]
+pub struct Entry {
+    /// Identity: another one for whatever is made later, under the same name or not. Never 0 or 1.
+    pub ident: u64,
+    /// When it was made or last changed through the tree.
+    pub modified: SystemTime,
+    /// What it is.
+    pub node: Node,
+}
+
+/// One node of the tree.
+#[derive(Clone)]
+pub enum Node {
+    /// Has entries.
+    Directory(Arc<dyn Directory>),
+    /// Has a value.
+    File(Arc<dyn Attribute>),
+    /// Leads elsewhere: a path relative to the directory that the link is in.
+    Link(String),
+}
+
+/// A directory. What it does not support is refused with `EPERM`.
+pub trait Directory: Send + Sync {
+    /// The entry called `name`.
+    fn lookup(&self, name: &str) -> Option<Entry>;
+
+    /// All entries, by name in ascending order.
+    fn list(&self) -> Vec<(String, Entry)>;
+
+    /// True if anything can be made or removed in it: the directory then has mode 0755, else 0555.
+    fn is_writable(&self) -> bool {
+        false
+    }
+
+    /// Makes a directory.
+    ///
+    /// # Errors
+    /// `EEXIST`, `EINVAL` for a bad name, `EPERM`.
+    fn mkdir(&self, name: &str) -> Result<(), Errno> {
+        let _ = name;
+        Err(Errno::PERM)
+    }
+
+    /// Removes a directory and what the system put into it.
+    ///
+    /// # Errors
+    /// `ENOENT`, `EBUSY` while it is in use, `EPERM`.
+    fn rmdir(&self, name: &str) -> Result<(), Errno> {
+        let _ = name;
+        Err(Errno::PERM)
+    }
+
+    /// Makes a link to the node at `target`, a path relative to the root in which no link, `.` or
+    /// `..` is left.
+    ///
+    /// # Errors
+    /// `EEXIST`, `EINVAL` for a node that cannot be linked here, `EPERM`.
+    fn symlink(&self, name: &str, target: &str) -> Result<(), Errno> {
+        let _ = (name, target);
+        Err(Errno::PERM)
+    }
+
+    /// Removes a link.
+    ///
+    /// # Errors
+    /// `ENOENT`, `EPERM`.
+    fn unlink(&self, name: &str) -> Result<(), Errno> {
+        let _ = name;
+        Err(Errno::PERM)
+    }
+}

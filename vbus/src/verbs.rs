@@ -1,0 +1,132 @@
+//! The verbs of the bus, the same for every client: a guest, another process, this process.
+//!
+//! `open` and `close` frame two verbs that carry all work: `call`, which is synchronous, and `shm`,
+//! which shares memory with a signal. What happens by itself comes as an [`Event`].
+
+use std::fmt;
+use std::sync::Arc;
+
+use rustix::io::Errno;
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::memory::Region;
+
+/// Most bytes of data in a [`Verbs::call`].
+pub const MAX_CALL_BYTES: usize = 64 << 10;
+
+/// An interface on a bus: counted from 0 in the order in which they came, never used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct InterfaceId(pub u32);
+
+impl fmt::Display for InterfaceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// An open connection of one client; never 0, never used again, means nothing to other clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Handle(pub u64);
+
+/// What a client is told without having asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// An interface is on the bus: replayed in ascending order to a client that is new.
+    DeviceAdded {
+        /// What to open.
+        id: InterfaceId,
+        /// What it speaks, e.g. `virtual-ethernet`: picks the driver.
+        kind: String,
+    },
+    /// An interface left the bus, or this client was cut off from it. Of an open connection only
+    /// `close` works from now on.
+    DeviceDropped {
+        /// As in [`Event::DeviceAdded`].
+        id: InterfaceId,
+    },
+    /// A signal without a wake-up of its own.
+    Signal {
+        /// From [`ShmRequest::cookie`].
+        cookie: u64,
+    },
+    /// The host will not touch this shared memory again: the last event for its cookie.
+    ShmClosed {
+        /// From [`ShmRequest::cookie`].
+        cookie: u64,
+    },
+}
+
+/// Where a client's events go.
+pub trait EventSink: Send + Sync {
+    /// Takes an event. Must not block, nor call back into the bus; called under the bus's lock.
+    fn event(&self, event: Event);
+}
+
+/// Gets the north to look at shared memory: an interrupt, an eventfd, an event.
+pub trait WakeUp: Send + Sync {
+    /// Wakes the north. Must not block.
+    fn wake(&self);
+}
+
+impl WakeUp for EventFd {
+    fn wake(&self) {
+        // Fails only when the counter is full, and then it is readable.
+        let _ = self.write(1);
+    }
+}
+
+/// Memory that a client shares with a device.
+pub struct ShmRequest {
+    /// Which one: defined by the device class.
+    pub id: u32,
+    /// 0, the lowest, to 7.
+    pub priority: u32,
+    /// The client's own number for it, which comes back in [`Event::ShmClosed`].
+    pub cookie: u64,
+    /// The memory. It has to stay valid until [`Event::ShmClosed`].
+    pub region: Region,
+    /// How the two sides wake each other; without it they poll.
+    pub signal: Option<SignalRequest>,
+}
+
+/// A shm-signal in shared memory, and what carries its wake-ups.
+pub struct SignalRequest {
+    /// Byte offset of the [`crate::abi::SignalPair`] in the region; a multiple of 8.
+    pub offset: u32,
+    /// Readable when the north has signalled. The bus duplicates it where it needs to.
+    pub doorbell: EventFd,
+    /// Wakes the north.
+    pub wake_up: Arc<dyn WakeUp>,
+}
+
+/// The verbs of one client. All may be called from any thread.
+pub trait Verbs {
+    /// Connects to the interface `id`, whose driver speaks `version` of the device's ABI.
+    ///
+    /// # Errors
+    /// `ENOENT`: no such interface on this client's bus. `EINVAL`: another version. `EBUSY`: it is
+    /// open. `EDQUOT`: too many connections. Others by device.
+    fn open(&self, id: InterfaceId, version: u32) -> Result<Handle, Errno>;
+
+    /// Calls function `func` of the device with `data`, at most [`MAX_CALL_BYTES`], which it may
+    /// change in place. The result is at least 0.
+    ///
+    /// # Errors
+    /// `ENOENT`: unknown handle. `ENODEV`: the device was dropped. `EINVAL`: unknown function or
+    /// wrong length. Others by device.
+    fn call(&self, handle: Handle, func: u32, data: &mut [u8]) -> Result<u32, Errno>;
+
+    /// Shares memory with the device until the connection is closed.
+    ///
+    /// # Errors
+    /// `ENOENT`: unknown handle. `ENODEV`: the device was dropped. `EINVAL`: unknown id, bad signal
+    /// or contents. `EEXIST`: shared already. `EDQUOT`: too many, or too many bytes. No
+    /// [`Event::ShmClosed`] follows an error.
+    fn shm(&self, handle: Handle, request: ShmRequest) -> Result<(), Errno>;
+
+    /// Closes a connection: the device stops and lets go of all shared memory.
+    ///
+    /// # Errors
+    /// `ENOENT`: unknown handle.
+    fn close(&self, handle: Handle) -> Result<(), Errno>;
+}
