@@ -11,6 +11,7 @@ use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use super::host::{Host, image_dir};
 use super::output::Output;
+use super::stall;
 use super::terminal::Terminal;
 use super::{ALACRITY, DEADLINE, until};
 
@@ -101,6 +102,11 @@ impl Running {
         Pid::from_child(&self.child)
     }
 
+    /// What it does now.
+    fn diagnosis(&self) -> String {
+        stall::diagnosis(self.child.id())
+    }
+
     /// Types or pipes `text` into the guest's console.
     #[track_caller]
     pub fn send(&mut self, text: &str) {
@@ -125,7 +131,8 @@ impl Running {
     pub fn wait_for_times(&self, text: &str, times: usize) {
         assert!(
             self.stdout.wait_for(text, times, DEADLINE),
-            "the guest did not print `{text}` {times} times\n{self:?}"
+            "the guest did not print `{text}` {times} times\n{self:?}\n{}",
+            self.diagnosis()
         );
     }
 
@@ -134,7 +141,8 @@ impl Running {
     pub fn wait_for_report(&self, text: &str) {
         assert!(
             self.stderr.wait_for(text, 1, DEADLINE),
-            "no report of `{text}`\n{self:?}"
+            "no report of `{text}`\n{self:?}\n{}",
+            self.diagnosis()
         );
     }
 
@@ -188,7 +196,11 @@ impl Running {
             status = self.child.try_wait().unwrap();
             status.is_some()
         });
-        assert!(has_ended, "the VM did not end in {DEADLINE:?}\n{self:?}");
+        assert!(
+            has_ended,
+            "the VM did not end in {DEADLINE:?}\n{self:?}\n{}",
+            self.diagnosis()
+        );
         let is_terminal_unchanged = self.terminal.is_none() || self.is_terminal_unchanged();
         self.terminal = None; // so that its screen ends
         for output in [&self.stdout, &self.stderr] {

@@ -13,6 +13,7 @@ pub mod host;
 pub mod iperf;
 pub mod output;
 pub mod refused;
+pub mod stall;
 pub mod terminal;
 
 use std::thread;

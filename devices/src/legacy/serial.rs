@@ -224,6 +224,42 @@ mod tests {
         assert_eq!(*sink.0.lock().unwrap(), b"hi");
     }
 
+    /// Linux's handler answers one edge by going on until the port names no more reason, and a
+    /// console message disables and enables the interrupt in between. If the port forgot to name
+    /// the reason again, or to raise it, output would stop for ever.
+    #[test]
+    fn transmit_interrupt_comes_again_after_each_batch_and_each_time_it_is_enabled() {
+        const IER_TRANSMIT: u8 = 1 << 1;
+        const IIR: u64 = 2;
+        const IIR_NONE: u8 = 1;
+        const IIR_TRANSMIT: u8 = 2;
+        let irq = EventFd::new(EFD_NONBLOCK).unwrap();
+        let room_evt = EventFd::new(EFD_NONBLOCK).unwrap();
+        let raised = irq.try_clone().unwrap();
+        let out = Box::new(io::sink());
+        let port = SerialPort::new(irq, room_evt, out, Arc::default()).unwrap();
+        let take_reason = || {
+            let mut reason = [0];
+            port.read(IIR, &mut reason);
+            reason[0] & 0xf
+        };
+
+        for _ in 0..3 {
+            port.write(IER, &[IER_TRANSMIT]);
+            assert_eq!(raised.read().unwrap(), 1);
+            for _ in 0..3 {
+                assert_eq!(take_reason(), IIR_TRANSMIT);
+                assert_eq!(take_reason(), IIR_NONE);
+                for _ in 0..16 {
+                    port.write(DATA, b"x");
+                }
+                assert_eq!(raised.read().unwrap(), 1);
+            }
+            port.write(IER, &[0]);
+            take_reason();
+        }
+    }
+
     fn listen(port: &SerialPort) {
         port.write(IER, &[IER_DATA_AVAILABLE]);
     }
