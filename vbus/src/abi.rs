@@ -8,6 +8,7 @@ use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 pub mod venet;
+pub mod wire;
 
 /// Bytes of a cache line: what is written by different sides never shares one.
 pub const CACHE_LINE_BYTES: usize = 64;

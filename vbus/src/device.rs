@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::attribute::Attribute;
+use crate::bus::ClosedNotice;
 use crate::memory::{MemoryContext, Region};
 use crate::signal::{SignalReceiver, SignalSender};
 use crate::verbs::WakeUp;
@@ -45,7 +46,7 @@ pub trait Device: Send + Sync {
 
 /// An interface that a device offers on a bus.
 pub struct InterfaceOffer {
-    /// Its name among the device's interfaces, e.g. `default`.
+    /// Its name among the device's interfaces, e.g. `default`: at most 64 bytes, no `.`.
     pub name: String,
     /// What it speaks, e.g. `virtual-ethernet`.
     pub kind: &'static str,
@@ -110,8 +111,8 @@ pub struct Shm {
     pub region: Region,
     /// How the two sides wake each other, if at all.
     pub signal: Option<ShmSignal>,
-    /// Tells the client when it is dropped.
-    pub(crate) _closed: Option<ClosedNotice>,
+    /// Tells the client when it is dropped: last, when the memory is let go.
+    pub(crate) closed: Option<ClosedNotice>,
 }
 
 impl Shm {
@@ -122,13 +123,10 @@ impl Shm {
             priority: 0,
             region,
             signal,
-            _closed: None,
+            closed: None,
         }
     }
 }
-
-/// Runs when the last use of shared memory ends.
-pub(crate) type ClosedNotice = Box<dyn std::any::Any + Send + Sync>;
 
 /// The south's end of a shm-signal.
 pub struct ShmSignal {
@@ -136,10 +134,15 @@ pub struct ShmSignal {
     pub sender: SignalSender<Region>,
     /// From the north.
     pub receiver: SignalReceiver<Region>,
-    /// Readable when the north has signalled.
+    /// Readable when the north has signalled. Empty it with [`ShmSignal::drain_doorbell`] only.
     pub doorbell: EventFd,
     /// Carries a wake-up to the north.
     pub wake_up: Arc<dyn WakeUp>,
+}
+
+/// Forbids to take an [`Shm`] apart: its end must be the end of its memory.
+impl Drop for Shm {
+    fn drop(&mut self) {}
 }
 
 impl ShmSignal {
@@ -150,5 +153,48 @@ impl ShmSignal {
             self.wake_up.wake();
         }
         is_due
+    }
+
+    /// Makes the doorbell unreadable until the north signals again. Unlike `doorbell.read()` it
+    /// never waits, whatever a process does to the eventfd that it shares with us.
+    pub fn drain_doorbell(&self) {
+        crate::eventfd::drain(&self.doorbell);
+    }
+}
+
+impl fmt::Debug for InterfaceOffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("InterfaceOffer")
+            .field("name", &self.name)
+            .field("kind", &self.kind)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Peer")
+            .field("version", &self.version)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Shm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shm")
+            .field("id", &self.id)
+            .field("priority", &self.priority)
+            .field("region", &self.region)
+            .field("signal", &self.signal)
+            .field("closed", &self.closed)
+            .finish()
+    }
+}
+
+impl fmt::Debug for ShmSignal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ShmSignal")
+            .field("doorbell", &self.doorbell)
+            .finish_non_exhaustive()
     }
 }

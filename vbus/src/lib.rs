@@ -1,4 +1,4 @@
-//! The virtual bus: what devices and their backends share about guest memory.
+//! The virtual bus: object model, verbs, control tree, signals and rings.
 #![cfg_attr(
     test,
     allow(
@@ -10,11 +10,19 @@
 
 pub mod abi;
 pub mod attribute;
+pub mod bus;
+pub mod client;
 pub mod device;
+pub mod eventfd;
 pub mod memory;
 pub mod ring;
+pub mod server;
 pub mod signal;
+pub mod state;
+#[cfg(any(test, feature = "test-utils"))]
+pub mod test_utils;
 pub mod tree;
 pub mod verbs;
+pub mod wire;
 
 pub use rustix::io::Errno;

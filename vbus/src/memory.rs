@@ -164,8 +164,29 @@ impl Region {
     /// # Errors
     /// [`RegionError`]: no memfd, not sealed against resizing, shorter than `len`, or `len` is 0.
     pub fn from_memfd(memfd: OwnedFd, len: usize) -> Result<Self, RegionError> {
-        let mapping = map_memfd(memfd, len)?;
+        Self::from_memfd_at(memfd, 0, len)
+    }
+
+    /// As [`Region::from_memfd`], from `offset` of the file on, a multiple of the page size.
+    ///
+    /// # Errors
+    /// [`RegionError`].
+    pub fn from_memfd_at(memfd: OwnedFd, offset: u64, len: usize) -> Result<Self, RegionError> {
+        let mapping = map_memfd_at(memfd, offset, len)?;
         Self::of(Arc::new(mapping), 0, len)
+    }
+
+    /// The memfd that the region is in, and where it starts in it; `None` for private memory.
+    pub(crate) fn memfd(&self) -> Option<(&File, u64)> {
+        let file = self.mapping.file_offset()?;
+        Some((file.file(), file.start().checked_add(self.offset as u64)?))
+    }
+
+    /// Where this region starts in `whole`, if it is a part of the same mapping.
+    pub(crate) fn offset_in(&self, whole: &Region) -> Option<usize> {
+        let offset = self.offset.checked_sub(whole.offset)?;
+        let end = offset.checked_add(self.len)?;
+        (Arc::ptr_eq(&self.mapping, &whole.mapping) && end <= whole.len).then_some(offset)
     }
 
     /// `len` bytes of a peer's memory from `gpa` on, which is a multiple of 8; they do not cross
@@ -302,8 +323,24 @@ impl Words for Region {
 /// # Errors
 /// As [`Region::from_memfd`].
 pub fn map_memfd(memfd: OwnedFd, len: usize) -> Result<MmapRegion<()>, RegionError> {
+    map_memfd_at(memfd, 0, len)
+}
+
+/// As [`map_memfd`], from `offset` of the file on, a multiple of the page size.
+///
+/// # Errors
+/// As [`Region::from_memfd`].
+pub fn map_memfd_at(
+    memfd: OwnedFd,
+    offset: u64,
+    len: usize,
+) -> Result<MmapRegion<()>, RegionError> {
+    let out_of_range = RegionError::OutOfRange { start: offset, len };
+    let Some(end) = offset.checked_add(len as u64) else {
+        return Err(out_of_range);
+    };
     if len == 0 {
-        return Err(RegionError::OutOfRange { start: 0, len });
+        return Err(out_of_range);
     }
     let file = |what| move |source| RegionError::File { what, source };
     let seals = fcntl_get_seals(&memfd).map_err(file("read the seals of"))?;
@@ -316,10 +353,10 @@ pub fn map_memfd(memfd: OwnedFd, len: usize) -> Result<MmapRegion<()>, RegionErr
     }
     let size = fstat(&memfd).map_err(file("read the size of"))?.st_size;
     let file_bytes = u64::try_from(size).unwrap_or(0);
-    if (len as u64) > file_bytes {
+    if end > file_bytes {
         return Err(RegionError::FileTooShort { file_bytes, len });
     }
-    let file = FileOffset::new(File::from(memfd), 0);
+    let file = FileOffset::new(File::from(memfd), offset);
     MmapRegion::from_file(file, len).map_err(|source| RegionError::Map { source })
 }
 

@@ -25,9 +25,11 @@
 //! | F3 with F4 | the sender sees the old *enabled* and the receiver the old *dirty*: a lost wake-up |
 //!
 //! The release of `dirty := 0` after `enabled := 0` makes whoever finds *dirty* 0 also find
-//! *enabled* 0, so that no wake-up follows a disable and at most one falls into each time of being
-//! enabled: only the receiver clears *dirty*, and only while disabled. `tests/loom_signal.rs` checks
-//! this in every order that the memory model allows.
+//! *enabled* 0 or what came later, so that no wake-up follows a disable that the sender knows of, and
+//! there are at most as many wake-ups as times of being enabled: only the receiver clears *dirty*, and
+//! only while disabled. (With several senders, one that was slow may bring the wake-up of one time in
+//! a later one; a receiver takes a wake-up for a reason to look, no more.) `tests/loom_signal.rs`
+//! checks this, and that each fence is needed.
 //!
 //! A hostile peer can send no wake-ups or too many, and no more: the flags decide nothing else.
 //!

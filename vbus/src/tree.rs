@@ -4,6 +4,7 @@
 //! to what is here. Paths are relative to the root, with `/` between their parts; `.` and empty parts
 //! mean nothing, `..` is the parent.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -11,13 +12,26 @@ use rustix::io::Errno;
 
 use crate::attribute::Attribute;
 
-/// Most bytes of a name in the tree.
+mod config;
+mod fixed;
+mod host;
+mod path;
+mod sys;
+
+pub(crate) use host::host_root;
+pub use path::{MAX_LINKS, MAX_VALUE_BYTES, Tree};
+
+/// Most bytes of a name that is given to something in the tree.
 pub const MAX_NAME_BYTES: usize = 128;
+
+/// Identity of the root.
+pub const ROOT_IDENT: u64 = 1;
 
 /// A node and what `stat` tells of it.
 #[derive(Clone)]
 pub struct Entry {
-    /// Identity: another one for whatever is made later, under the same name or not. Never 0 or 1.
+    /// Identity: another one for whatever is made later, under the same name or not. Never 0, and
+    /// [`ROOT_IDENT`] for the root only.
     pub ident: u64,
     /// When it was made or last changed through the tree.
     pub modified: SystemTime,
@@ -84,5 +98,25 @@ pub trait Directory: Send + Sync {
     fn unlink(&self, name: &str) -> Result<(), Errno> {
         let _ = name;
         Err(Errno::PERM)
+    }
+}
+
+impl fmt::Debug for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Entry")
+            .field("ident", &self.ident)
+            .field("modified", &self.modified)
+            .field("node", &self.node)
+            .finish()
+    }
+}
+
+impl fmt::Debug for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Node::Directory(_) => f.write_str("Directory"),
+            Node::File(_) => f.write_str("File"),
+            Node::Link(target) => f.debug_tuple("Link").field(target).finish(),
+        }
     }
 }

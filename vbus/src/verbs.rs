@@ -66,12 +66,22 @@ pub trait EventSink: Send + Sync {
 pub trait WakeUp: Send + Sync {
     /// Wakes the north. Must not block.
     fn wake(&self);
+
+    /// The eventfd that [`WakeUp::wake`] writes to, if it does nothing else: another process can be
+    /// given that one.
+    fn as_eventfd(&self) -> Option<&EventFd> {
+        None
+    }
 }
 
 impl WakeUp for EventFd {
     fn wake(&self) {
         // Fails only when the counter is full, and then it is readable.
         let _ = self.write(1);
+    }
+
+    fn as_eventfd(&self) -> Option<&EventFd> {
+        Some(self)
     }
 }
 
@@ -99,13 +109,35 @@ pub struct SignalRequest {
     pub wake_up: Arc<dyn WakeUp>,
 }
 
+impl fmt::Debug for ShmRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ShmRequest")
+            .field("id", &self.id)
+            .field("priority", &self.priority)
+            .field("cookie", &self.cookie)
+            .field("region", &self.region)
+            .field("signal", &self.signal)
+            .finish()
+    }
+}
+
+impl fmt::Debug for SignalRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SignalRequest")
+            .field("offset", &self.offset)
+            .field("doorbell", &self.doorbell)
+            .finish_non_exhaustive()
+    }
+}
+
 /// The verbs of one client. All may be called from any thread.
 pub trait Verbs {
     /// Connects to the interface `id`, whose driver speaks `version` of the device's ABI.
     ///
     /// # Errors
-    /// `ENOENT`: no such interface on this client's bus. `EINVAL`: another version. `EBUSY`: it is
-    /// open. `EDQUOT`: too many connections. Others by device.
+    /// `ENOENT`: no such interface on this client's bus. `ENODEV`: the client was cut off from it.
+    /// `EINVAL`: another version. `EBUSY`: it is open. `EDQUOT`: too many connections. Others by
+    /// device.
     fn open(&self, id: InterfaceId, version: u32) -> Result<Handle, Errno>;
 
     /// Calls function `func` of the device with `data`, at most [`MAX_CALL_BYTES`], which it may
@@ -124,7 +156,8 @@ pub trait Verbs {
     /// [`Event::ShmClosed`] follows an error.
     fn shm(&self, handle: Handle, request: ShmRequest) -> Result<(), Errno>;
 
-    /// Closes a connection: the device stops and lets go of all shared memory.
+    /// Closes a connection: the device stops and lets go of all shared memory, as soon as calls of
+    /// other threads on it have ended.
     ///
     /// # Errors
     /// `ENOENT`: unknown handle.

@@ -28,16 +28,21 @@ pub mod shm_id {
 
 /// Functions of `call`.
 pub mod func {
-    /// Starts: frames flow. No data. `EINVAL` without both rings, `EEXIST` if up.
+    /// Starts: frames flow. No data. `EINVAL` without both rings, or without what was negotiated:
+    /// the pool for [`super::tx_cap::SG`], the event ring for [`super::event_cap::LINK_STATE`].
+    /// `EEXIST` if up.
     pub const LINK_UP: u32 = 0;
-    /// Stops. No data. `ENOENT` if down.
+    /// Stops: rings and buffers stay where they are, for the next [`LINK_UP`]. No data. `ENOENT` if
+    /// down.
     pub const LINK_DOWN: u32 = 1;
     /// The interface's own address: 6 bytes out.
     pub const MAC_QUERY: u32 = 2;
-    /// Negotiates a group of capabilities: [`super::Capabilities`] in and out. `EBUSY` if up.
+    /// Negotiates a group of capabilities: [`super::Capabilities`] in and out. What comes out
+    /// replaces what the group had. Segmentation is not given without checksums, nor ECN without
+    /// TCP segmentation. `EBUSY` if up.
     pub const NEGOTIATE: u32 = 3;
-    /// Returns all receive buffers that the device has, empty, with `len` 0. No data. `EINVAL` if
-    /// down.
+    /// Returns all receive buffers that the device has, empty, with `len` and `count` 0. No data.
+    /// `EINVAL` if down.
     pub const FLUSH_RX: u32 = 4;
     /// [`super::LinkInfo`] out.
     pub const LINK_QUERY: u32 = 5;
@@ -123,6 +128,11 @@ pub mod gso_type {
 
 /// Bytes of an Ethernet header.
 pub const ETHERNET_HEADER_BYTES: u32 = 14;
+/// Bytes that a frame may have more than its MTU and header if it has a VLAN tag (EtherType 0x8100
+/// or 0x88a8).
+pub const VLAN_TAG_BYTES: u32 = 4;
+/// Most segments that a frame to be segmented makes; one that makes more is dropped.
+pub const MAX_GSO_SEGMENTS: u32 = 1024;
 /// Most bytes of a frame, header included, segmented or not.
 pub const MAX_FRAME_BYTES: u32 = 65_535 + ETHERNET_HEADER_BYTES;
 /// Most segments of a scattered frame.
@@ -140,18 +150,19 @@ pub struct FrameMeta {
     pub csum_start: U16,
     /// Where to store it, from `csum_start` on.
     pub csum_offset: U16,
-    /// Payload bytes of each segment.
+    /// Payload bytes of each segment, which fits the MTU with its headers.
     pub gso_size: U16,
-    /// Bytes of all headers, Ethernet to TCP or UDP.
+    /// Bytes of all headers, Ethernet to TCP or UDP; to transmit a hint, the device reads the frame.
     pub hdr_len: U16,
     /// [`frame_flag`].
     pub flags: U16,
-    /// [`gso_type`].
+    /// [`gso_type`]. All but [`gso_type::NONE`] need [`frame_flag::NEEDS_CSUM`] at the TCP or UDP
+    /// header.
     pub gso_type: u8,
     /// Zero.
     pub reserved0: u8,
     /// To transmit, with [`frame_flag::SG`]: segments. Received: slots that the frame fills, in the
-    /// first of them; 0 in the others.
+    /// first of them; 0 in the others, and in a buffer that comes back without a frame.
     pub count: U16,
     /// Zero.
     pub reserved1: U16,
