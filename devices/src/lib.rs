@@ -9,6 +9,8 @@
 //! | [`worker`] | the thread that serves one device's queues |
 //! | [`metrics`] | counters, owned by the device, read by the collector |
 //! | [`pci`] | root complex, configuration space, MSI-X |
+//! | [`tap`] | TAP interfaces of the host |
+//! | [`venet`] | `virtual-ethernet` devices on the virtual bus |
 //! | [`virtio`] | virtio devices and their PCI transport |
 //! | [`legacy`] | serial ports, ACPI power, reset and panic ports |
 //!
@@ -16,7 +18,8 @@
 //! the heap. The guest is hostile: a value it wrote is read once, checked, and a violation stops
 //! that device for that guest and nothing else.
 //!
-//! Lock order: [`bus::Bus`] table → one device. No lock is held across a blocking call.
+//! Lock order: [`bus::Bus`] table → one device. On the virtual bus: connection → its transmit ring →
+//! the receive ring of one port. No lock is held across a blocking call.
 #![cfg_attr(
     test,
     allow(
@@ -33,8 +36,10 @@ pub mod iovec;
 pub mod legacy;
 pub mod metrics;
 pub mod pci;
+pub mod tap;
 #[cfg(any(test, feature = "test-utils"))]
 pub mod test_utils;
+pub mod venet;
 pub mod virtio;
 pub mod worker;
 

@@ -9,10 +9,11 @@ use vm_memory::Bytes;
 
 use super::passt::Passt;
 use super::queue::{QueueFault, Segment};
-use super::tap::Tap;
+use super::tap_port::TapPort;
 use super::window::RxWindow;
 use crate::GuestRam;
 use crate::iovec::GuestIoVecs;
+use crate::tap::Tap;
 
 /// What carries a device's frames.
 #[derive(Debug)]
@@ -69,7 +70,10 @@ impl Backend {
     /// One port per queue pair. Called once.
     pub(super) fn ports(&self) -> io::Result<Vec<SharedPort>> {
         match self {
-            Backend::Tap(tap) => Ok(tap.ports().into_iter().map(share).collect()),
+            Backend::Tap(tap) => {
+                let port = |queue| share(TapPort::new(Arc::clone(queue)));
+                Ok(tap.queues().iter().map(port).collect())
+            }
             Backend::Passt(passt) => Ok(vec![share(passt.port()?)]),
             #[cfg(any(test, feature = "test-utils"))]
             Backend::Datagram(sockets) => sockets
@@ -77,7 +81,7 @@ impl Backend {
                 .map(|socket| {
                     socket.set_nonblocking(true)?;
                     let file = std::fs::File::from(std::os::fd::OwnedFd::from(socket.try_clone()?));
-                    Ok(share(super::tap_port::TapPort::new(Arc::new(file))))
+                    Ok(share(TapPort::new(Arc::new(file))))
                 })
                 .collect(),
         }

@@ -3,7 +3,7 @@
 //! | module | what lives there |
 //! |---|---|
 //! | [`device`] | features, configuration space, activation and reset |
-//! | [`backend`] | where frames go: [`tap`] (an interface of the host) or [`passt`] (no root needed) |
+//! | [`backend`] | where frames go: [`crate::tap`] (an interface of the host) or [`passt`] (no root needed) |
 //! | `event` | one queue pair on its worker: which descriptor is ready, what to serve |
 //! | `rx`, `tx`, `batch` | the data path of one queue each, and how much of it at a time |
 //! | `window` | receive buffers gathered ahead of the frames |
@@ -40,8 +40,6 @@ mod queue;
 mod rx;
 mod state;
 mod sys;
-pub mod tap;
-mod tap_error;
 mod tap_port;
 mod tx;
 mod window;
@@ -50,13 +48,10 @@ pub use backend::Backend;
 pub use device::NetDevice;
 pub use metrics::NetMetrics;
 pub use passt::{Passt, PasstError};
-pub use tap::{Tap, TapError};
 
-/// Most queue pairs of one device.
-pub const MAX_QUEUE_PAIRS: u16 = 8;
+pub use crate::tap::{MAX_QUEUE_PAIRS, Tap, TapError};
 
-/// Size in bytes of `struct virtio_net_hdr_v1`, which precedes each frame (VIRTIO 1.2 §5.1.6).
-pub(crate) const HEADER_BYTES: u32 = 12;
+pub(crate) use crate::tap::HEADER_BYTES;
 
 /// Offset in bytes of `num_buffers` in that header, a little-endian `u16`.
 const NUM_BUFFERS_OFFSET: u32 = 10;

@@ -2,8 +2,7 @@
 
 use std::io;
 
-use super::MAX_QUEUE_PAIRS;
-use super::tap::TUN_PATH;
+use super::{MAX_QUEUE_PAIRS, TUN_PATH};
 
 /// Why a TAP cannot be used.
 #[derive(Debug, thiserror::Error)]

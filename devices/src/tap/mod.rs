@@ -1,4 +1,4 @@
-//! A TAP interface of the host as backend.
+//! A TAP interface of the host: where virtio-net and venet exchange frames with it.
 //!
 //! An existing persistent TAP that belongs to the user needs no privilege; making one, and setting
 //! address, MTU or link state where they differ, needs `CAP_NET_ADMIN`. A TAP made here is not
@@ -13,12 +13,20 @@ use std::net::{Ipv4Addr, UdpSocket};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
 
-use super::sys::{self, IF_NAME_BYTES, IfReq};
-pub use super::tap_error::TapError;
-use super::tap_port::TapPort;
-use super::{HEADER_BYTES, MAX_QUEUE_PAIRS};
+use sys::{IF_NAME_BYTES, IfReq};
 
-pub(super) const TUN_PATH: &str = "/dev/net/tun";
+mod error;
+mod sys;
+
+pub use error::TapError;
+
+/// Most queue pairs of one TAP.
+pub const MAX_QUEUE_PAIRS: u16 = 8;
+
+/// Size in bytes of `struct virtio_net_hdr_v1`, which precedes each frame (VIRTIO 1.2 §5.1.6).
+pub(crate) const HEADER_BYTES: u32 = 12;
+
+const TUN_PATH: &str = "/dev/net/tun";
 
 /// `AF_INET` as `struct sockaddr` has it.
 const AF_INET: libc::sa_family_t = 2;
@@ -160,6 +168,19 @@ impl Tap {
         Ok(())
     }
 
+    /// The Ethernet address of the host's end.
+    ///
+    /// # Errors
+    /// [`TapError::Setting`]: the interface is gone.
+    pub fn mac(&self) -> Result<[u8; 6], TapError> {
+        let request = self
+            .interface(libc::SIOCGIFHWADDR, &[])
+            .map_err(|source| self.setting("address", source))?;
+        // Behind the two bytes of the address family.
+        let [_, _, a, b, c, d, e, f, ..] = *request.argument();
+        Ok([a, b, c, d, e, f])
+    }
+
     /// Switches the interface on; asks for no privilege if it is on already.
     ///
     /// # Errors
@@ -186,12 +207,12 @@ impl Tap {
     }
 
     /// True if the host's kernel segments UDP and takes UDP to be segmented (Linux 6.2 and later).
-    pub(super) fn has_uso(&self) -> bool {
+    pub(crate) fn has_uso(&self) -> bool {
         self.has_uso
     }
 
     /// What the frames from this TAP may leave to their reader: a set of `TUN_F_*`.
-    pub(super) fn set_offloads(&self, tun_offloads: u32) -> io::Result<()> {
+    pub(crate) fn set_offloads(&self, tun_offloads: u32) -> io::Result<()> {
         match self.queues.first() {
             Some(queue) => sys::ioctl_value(&**queue, libc::TUNSETOFFLOAD, tun_offloads.into()),
             None => Ok(()),
@@ -199,7 +220,7 @@ impl Tap {
     }
 
     /// Lets the kernel spread frames over the first `num_queues` queues only.
-    pub(super) fn set_active_queues(&self, num_queues: u16) -> io::Result<()> {
+    pub(crate) fn set_active_queues(&self, num_queues: u16) -> io::Result<()> {
         for (queue_idx, queue) in self.queues.iter().enumerate().skip(1) {
             let flag = if queue_idx < usize::from(num_queues) {
                 libc::IFF_ATTACH_QUEUE
@@ -216,11 +237,10 @@ impl Tap {
         Ok(())
     }
 
-    pub(super) fn ports(&self) -> Vec<TapPort> {
-        self.queues
-            .iter()
-            .map(|queue| TapPort::new(Arc::clone(queue)))
-            .collect()
+    /// Its queues: each `read` and `write` is one frame with its header, and none blocks.
+    /// The interface's queues, each without blocking: frames with a `struct virtio_net_hdr_v1` in front.
+    pub fn queues(&self) -> &[Arc<File>] {
+        &self.queues
     }
 
     fn interface(&self, request: libc::Ioctl, argument: &[u8]) -> io::Result<IfReq> {
@@ -263,7 +283,7 @@ impl Tap {
 }
 
 /// Refuses what the kernel refuses (`dev_valid_name`), and `%`, which it takes for a pattern.
-fn check_name(name: &str) -> Result<(), TapError> {
+pub(crate) fn check_name(name: &str) -> Result<(), TapError> {
     let is_bad = |byte: u8| {
         byte.is_ascii_whitespace() || byte == 0x0b || matches!(byte, b'/' | b':' | b'%' | 0)
     };
@@ -375,5 +395,4 @@ fn sockaddr_in(address: Ipv4Addr) -> [u8; 8] {
 }
 
 #[cfg(test)]
-#[path = "tap_tests.rs"]
 mod tests;

@@ -1,0 +1,435 @@
+//! A frame on its way: checked, and still where its sender has it.
+//!
+//! The headers are a private copy that was read once; the rest is copied when the frame arrives. So
+//! nobody decides by bytes that the receiver does not get.
+
+use vbus::abi::venet::{
+    ETHERNET_HEADER_BYTES, FrameMeta, MAX_FRAME_BYTES, MAX_GSO_SEGMENTS, VLAN_TAG_BYTES,
+    frame_flag, gso_type, rx_cap, tx_cap,
+};
+use vm_memory::{Address, GuestAddress, GuestMemoryBackend, VolatileSlice};
+
+use super::mac::MacAddress;
+use super::packet::{self, Headers, MAX_HEADER_BYTES, Transport};
+use crate::GuestRam;
+
+/// Bytes that are read of a frame that is not to be segmented: addresses, EtherType or VLAN tag.
+const PLAIN_HEAD_BYTES: usize = 14;
+
+/// Why a frame from a client is dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum BadFrame {
+    #[error("frame of {len} bytes, want {ETHERNET_HEADER_BYTES} to {most}")]
+    Length { len: u32, most: u32 },
+    #[error("frame is not all in the client's memory")]
+    Address,
+    #[error("bad list of segments")]
+    Segments,
+    #[error("flags {flags:#x} or type {gso_type} that are unknown or were not negotiated")]
+    Flags { flags: u16, gso_type: u8 },
+    #[error("checksum of a frame of {len} bytes at {start} + {offset}")]
+    Checksum { start: u16, offset: u16, len: u32 },
+    #[error("frame of {len} bytes cannot be cut into segments of {gso_size}")]
+    Segmentation { gso_size: u16, len: u32 },
+}
+
+/// A part of a frame in its sender's memory.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Piece {
+    pub(super) gpa: GuestAddress,
+    pub(super) len: u32,
+}
+
+/// What the sender left to be done.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Offload {
+    /// Where the checksum starts, and where it is stored from there.
+    pub(super) checksum: Option<(u16, u16)>,
+    pub(super) is_checksum_known_right: bool,
+    pub(super) gso: Option<Gso>,
+}
+
+/// A frame that is to be segmented, with headers as they were found in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Gso {
+    pub(super) size: u16,
+    pub(super) has_ecn: bool,
+    pub(super) headers: Headers,
+}
+
+impl Gso {
+    pub(super) fn gso_type(&self) -> u8 {
+        match (self.headers.transport, self.headers.is_ipv6) {
+            (Transport::Udp, _) => gso_type::UDP,
+            (Transport::Tcp, false) => gso_type::TCP4,
+            (Transport::Tcp, true) => gso_type::TCP6,
+        }
+    }
+
+    /// Bits of [`rx_cap`] that its receiver needs.
+    pub(super) fn caps(&self) -> u32 {
+        let ecn = if self.has_ecn { rx_cap::ECN } else { 0 };
+        ecn | match self.gso_type() {
+            gso_type::TCP4 => rx_cap::TSO4,
+            gso_type::TCP6 => rx_cap::TSO6,
+            _ => rx_cap::USO,
+        }
+    }
+}
+
+impl Offload {
+    /// As a receiver finds it in its slot.
+    pub(super) fn meta(&self, count: u16) -> FrameMeta {
+        let mut meta = FrameMeta {
+            count: count.into(),
+            ..FrameMeta::default()
+        };
+        let mut flags = 0;
+        if let Some((start, offset)) = self.checksum {
+            flags |= frame_flag::NEEDS_CSUM;
+            meta.csum_start = start.into();
+            meta.csum_offset = offset.into();
+        } else if self.is_checksum_known_right {
+            flags |= frame_flag::DATA_VALID;
+        }
+        if let Some(gso) = self.gso {
+            meta.gso_type = gso.gso_type();
+            meta.gso_size = gso.size.into();
+            // Headers are at most MAX_HEADER_BYTES.
+            let hdr_len = u16::try_from(gso.headers.payload_start).unwrap_or(0);
+            meta.hdr_len = hdr_len.into();
+            if gso.has_ecn {
+                flags |= frame_flag::ECN;
+            }
+        }
+        meta.flags = flags.into();
+        meta
+    }
+}
+
+/// What a sender may ask for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// Bits of [`tx_cap`].
+    pub(super) caps: u32,
+    /// Most bytes of payload.
+    pub(super) mtu: u32,
+}
+
+/// A checked frame.
+pub(super) struct Frame<'a> {
+    head: [u8; MAX_HEADER_BYTES],
+    head_bytes: usize,
+    len: u32,
+    body: Body<'a>,
+    offload: Offload,
+}
+
+#[derive(Clone, Copy)]
+enum Body<'a> {
+    Ram {
+        ram: &'a GuestRam,
+        pieces: &'a [Piece],
+    },
+    Bytes(&'a [u8]),
+}
+
+impl<'a> Frame<'a> {
+    /// The frame of `len` bytes in `pieces`, whose lengths sum up to it, as `meta` describes it.
+    pub(super) fn in_ram(
+        ram: &'a GuestRam,
+        pieces: &'a [Piece],
+        len: u32,
+        meta: &FrameMeta,
+        limits: Limits,
+    ) -> Result<Self, BadFrame> {
+        for piece in pieces {
+            if !ram.check_range(piece.gpa, piece.len as usize) {
+                return Err(BadFrame::Address);
+            }
+        }
+        Self::new(Body::Ram { ram, pieces }, len, meta, limits)
+    }
+
+    /// The frame in `bytes`, a private copy, as `meta` describes it.
+    pub(super) fn in_bytes(
+        bytes: &'a [u8],
+        meta: &FrameMeta,
+        limits: Limits,
+    ) -> Result<Self, BadFrame> {
+        let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        Self::new(Body::Bytes(bytes), len, meta, limits)
+    }
+
+    /// A frame with nothing left to do, from whoever made it.
+    fn complete(bytes: &'a [u8]) -> Self {
+        Frame {
+            head: [0; MAX_HEADER_BYTES],
+            head_bytes: 0,
+            len: u32::try_from(bytes.len()).unwrap_or(u32::MAX),
+            body: Body::Bytes(bytes),
+            offload: Offload::default(),
+        }
+    }
+
+    fn new(body: Body<'a>, len: u32, meta: &FrameMeta, limits: Limits) -> Result<Self, BadFrame> {
+        let mut frame = Frame {
+            head: [0; MAX_HEADER_BYTES],
+            head_bytes: 0,
+            len,
+            body,
+            offload: Offload::default(),
+        };
+        let is_gso = meta.gso_type != gso_type::NONE;
+        let mtu_bytes = limits.mtu.saturating_add(ETHERNET_HEADER_BYTES);
+        let most = if is_gso {
+            MAX_FRAME_BYTES
+        } else {
+            mtu_bytes.saturating_add(VLAN_TAG_BYTES)
+        };
+        if len < ETHERNET_HEADER_BYTES || len > most {
+            return Err(BadFrame::Length { len, most });
+        }
+        check_flags(meta, limits.caps)?;
+        frame.offload.checksum = checksum_of(meta, len)?;
+        frame.offload.is_checksum_known_right = meta.flags.get() & frame_flag::DATA_VALID != 0;
+        frame.read_head(if is_gso {
+            MAX_HEADER_BYTES
+        } else {
+            PLAIN_HEAD_BYTES
+        })?;
+        if is_gso {
+            frame.offload.gso = Some(frame.gso(meta, limits.mtu)?);
+        } else if len > mtu_bytes && !frame.has_vlan_tag() {
+            return Err(BadFrame::Length {
+                len,
+                most: mtu_bytes,
+            });
+        }
+        Ok(frame)
+    }
+
+    fn read_head(&mut self, most: usize) -> Result<(), BadFrame> {
+        let head_bytes = most.min(self.len as usize);
+        let mut head = [0; MAX_HEADER_BYTES];
+        if let Some(space) = head.get_mut(..head_bytes)
+            && !self.copy(0, VolatileSlice::from(space))
+        {
+            return Err(BadFrame::Address);
+        }
+        self.head = head;
+        self.head_bytes = head_bytes;
+        Ok(())
+    }
+
+    fn has_vlan_tag(&self) -> bool {
+        packet::be16(&self.head, 12).is_some_and(packet::is_vlan)
+    }
+
+    /// Checks what is to be segmented against the headers that are really there.
+    fn gso(&self, meta: &FrameMeta, mtu: u32) -> Result<Gso, BadFrame> {
+        let size = meta.gso_size.get();
+        let bad = BadFrame::Segmentation {
+            gso_size: size,
+            len: self.len,
+        };
+        let head = self.head.get(..self.head_bytes).unwrap_or_default();
+        let headers = packet::parse(head).ok_or(bad)?;
+        let gso = Gso {
+            size,
+            has_ecn: meta.flags.get() & frame_flag::ECN != 0,
+            headers,
+        };
+        let expected = (headers.transport_start, headers.checksum_offset());
+        let has_checksum = self
+            .offload
+            .checksum
+            .is_some_and(|(start, offset)| (start.into(), offset.into()) == expected);
+        let payload_bytes = self.len as usize - headers.payload_start;
+        let segment_bytes = headers.payload_start - headers.network_start + usize::from(size);
+        let is_right = gso.gso_type() == meta.gso_type
+            && !(gso.has_ecn && headers.transport != Transport::Tcp)
+            && has_checksum
+            && size > 0
+            && payload_bytes.div_ceil(usize::from(size)) <= MAX_GSO_SEGMENTS as usize
+            && segment_bytes <= mtu as usize;
+        if is_right { Ok(gso) } else { Err(bad) }
+    }
+
+    /// Bytes of the frame.
+    pub(super) fn len(&self) -> u32 {
+        self.len
+    }
+
+    pub(super) fn offload(&self) -> &Offload {
+        &self.offload
+    }
+
+    /// To whom it goes.
+    pub(super) fn destination(&self) -> MacAddress {
+        let [a, b, c, d, e, f, ..] = self.head;
+        MacAddress([a, b, c, d, e, f])
+    }
+
+    /// Where it comes from.
+    pub(super) fn source(&self) -> MacAddress {
+        let [_, _, _, _, _, _, a, b, c, d, e, f, ..] = self.head;
+        MacAddress([a, b, c, d, e, f])
+    }
+
+    /// Copies bytes from `offset` on until `to` is full, which is inside the frame; false if it
+    /// cannot.
+    pub(super) fn copy(&self, offset: usize, to: VolatileSlice<'_>) -> bool {
+        self.try_copy(offset, to).is_some()
+    }
+
+    fn try_copy(&self, offset: usize, to: VolatileSlice<'_>) -> Option<()> {
+        let mut done = 0;
+        if let Some(head) = self.head.get(offset..self.head_bytes) {
+            done = head.len().min(to.len());
+            to.copy_from(head.get(..done)?);
+        }
+        let (ram, pieces) = match self.body {
+            Body::Bytes(bytes) => {
+                let left = to.len() - done;
+                let bytes = bytes.get(offset + done..)?.get(..left)?;
+                to.offset(done).ok()?.copy_from(bytes);
+                return Some(());
+            }
+            Body::Ram { ram, pieces } => (ram, pieces),
+        };
+        let mut skip = offset + done;
+        for piece in pieces {
+            let piece_bytes = piece.len as usize;
+            if done == to.len() {
+                break;
+            }
+            if skip >= piece_bytes {
+                skip -= piece_bytes;
+                continue;
+            }
+            let len = (piece_bytes - skip).min(to.len() - done);
+            let gpa = piece.gpa.checked_add(skip as u64)?;
+            for slice in GuestMemoryBackend::get_slices(ram, gpa, len) {
+                let slice = slice.ok()?;
+                slice.copy_to_volatile_slice(to.offset(done).ok()?);
+                done += slice.len();
+            }
+            skip = 0;
+        }
+        (done == to.len()).then_some(())
+    }
+
+    /// Copies the whole frame to the start of `space`; the copy, `None` if there is no room.
+    pub(super) fn copy_whole<'s>(&self, space: &'s mut [u8]) -> Option<&'s mut [u8]> {
+        let space = space.get_mut(..self.len as usize)?;
+        self.copy(0, VolatileSlice::from(&mut *space))
+            .then_some(space)
+    }
+
+    /// Gives `emit` frames that need of their receiver nothing but `caps`: this one, or what is made
+    /// of it in `scratch`. How many those are.
+    pub(super) fn for_receiver(
+        &self,
+        caps: u32,
+        scratch: &mut Scratch,
+        mut emit: impl FnMut(&Frame<'_>),
+    ) -> u32 {
+        let mut num_frames = 0;
+        let mut emit_complete = |bytes: &[u8]| {
+            num_frames += 1;
+            emit(&Frame::complete(bytes));
+        };
+        match self.offload.gso {
+            Some(gso) if gso.caps() & !caps != 0 => {
+                if let Some(bytes) = self.copy_whole(&mut scratch.frame) {
+                    let (size, out) = (gso.size.into(), &mut scratch.segment);
+                    packet::segment(bytes, &gso.headers, size, out, emit_complete);
+                }
+                return num_frames;
+            }
+            _ => {}
+        }
+        match self.offload.checksum {
+            Some((start, offset)) if caps & rx_cap::CSUM == 0 => {
+                if let Some(bytes) = self.copy_whole(&mut scratch.frame) {
+                    packet::complete_checksum(bytes, start.into(), offset.into());
+                    emit_complete(bytes);
+                }
+                num_frames
+            }
+            _ => {
+                emit(self);
+                1
+            }
+        }
+    }
+}
+
+/// Room for a worker to rebuild frames in.
+pub(super) struct Scratch {
+    /// A whole frame, behind a virtio header if it goes to a TAP.
+    pub(super) frame: Box<[u8]>,
+    segment: Box<[u8]>,
+}
+
+impl Scratch {
+    pub(super) fn new() -> Self {
+        let room = || vec![0; MAX_FRAME_BYTES as usize + 64].into_boxed_slice();
+        Scratch {
+            frame: room(),
+            segment: room(),
+        }
+    }
+}
+
+/// Refuses what is unknown, reserved, or was not negotiated.
+fn check_flags(meta: &FrameMeta, caps: u32) -> Result<(), BadFrame> {
+    let flags = meta.flags.get();
+    let mut allowed = 0;
+    for (cap, flag) in [
+        (tx_cap::SG, frame_flag::SG),
+        (tx_cap::CSUM, frame_flag::NEEDS_CSUM),
+        (tx_cap::ECN, frame_flag::ECN),
+        (CAP_DATA_VALID, frame_flag::DATA_VALID),
+    ] {
+        if caps & cap != 0 {
+            allowed |= flag;
+        }
+    }
+    let cap = match meta.gso_type {
+        gso_type::NONE => Some(0),
+        gso_type::TCP4 => Some(tx_cap::TSO4),
+        gso_type::TCP6 => Some(tx_cap::TSO6),
+        gso_type::UDP => Some(tx_cap::USO),
+        _ => None,
+    };
+    let is_type_allowed = cap.is_some_and(|cap| caps & cap == cap);
+    let has_reserved = meta.reserved0 != 0 || meta.reserved1.get() != 0;
+    if flags & !allowed != 0 || !is_type_allowed || has_reserved {
+        return Err(BadFrame::Flags {
+            flags,
+            gso_type: meta.gso_type,
+        });
+    }
+    Ok(())
+}
+
+/// Outside of what can be negotiated: the sender is a kernel that says which checksums are right.
+pub(super) const CAP_DATA_VALID: u32 = 1 << 31;
+
+fn checksum_of(meta: &FrameMeta, len: u32) -> Result<Option<(u16, u16)>, BadFrame> {
+    if meta.flags.get() & frame_flag::NEEDS_CSUM == 0 {
+        return Ok(None);
+    }
+    let (start, offset) = (meta.csum_start.get(), meta.csum_offset.get());
+    // Both bytes of the checksum are in the frame, behind the Ethernet header.
+    if u32::from(start) < ETHERNET_HEADER_BYTES || u32::from(start) + u32::from(offset) + 2 > len {
+        return Err(BadFrame::Checksum { start, offset, len });
+    }
+    Ok(Some((start, offset)))
+}
+
+#[cfg(test)]
+#[path = "frame_tests.rs"]
+mod tests;

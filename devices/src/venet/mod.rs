@@ -1,0 +1,58 @@
+//! The devices of the kind `virtual-ethernet` on the virtual bus.
+//!
+//! | class | where frames go |
+//! |---|---|
+//! | [`LoopbackClass`] | back to the sender |
+//! | [`SwitchClass`] | to the other buses that the device is on |
+//! | [`TapClass`] | to an interface of the host |
+//!
+//! | module | what lives there |
+//! |---|---|
+//! | [`driver`] | the north: what a host process uses a device with |
+//! | `connection` | set-up order, negotiation, rings of one client |
+//! | `handler` | one connection on its worker: what is ready, what to serve |
+//! | `tx`, `rx` | the two rings of a connection |
+//! | `frame` | a frame on its way, checked |
+//! | `packet` | headers, checksums and segmentation in software |
+//! | `port`, `path` | one interface, and the seams to the class behind it |
+//! | `switch`, `switch_path`, `mac_table`, `bucket`, `uplink` | the switch |
+//! | `tap_device`, `tap_end` | the TAP |
+//! | `attributes`, `mtu`, `mac`, `metrics` | what the administrator sees |
+//!
+//! Each connection has one worker while its link is up, which does what the client asks for: it
+//! copies a frame from the memory of the sender straight to that of the receiver, whose receive ring
+//! it locks for this one frame. Nobody waits for a client: a receiver without buffers loses frames,
+//! and only its own.
+//!
+//! A frame that makes no sense is counted, dropped, and its slot returned. A broken ring cuts the
+//! client off.
+
+mod attributes;
+mod bucket;
+mod connection;
+pub mod driver;
+mod frame;
+#[cfg(any(test, feature = "test-utils"))]
+pub mod fuzz;
+mod handler;
+mod loopback;
+mod mac;
+mod mac_table;
+mod metrics;
+mod mtu;
+mod packet;
+mod path;
+mod port;
+mod rx;
+mod switch;
+mod switch_path;
+mod tap_device;
+mod tap_end;
+mod tx;
+mod uplink;
+
+pub use loopback::LoopbackClass;
+pub use mac::MacAddress;
+pub use metrics::PortMetrics;
+pub use switch::SwitchClass;
+pub use tap_device::TapClass;

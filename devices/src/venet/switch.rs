@@ -1,0 +1,489 @@
+//! `venet-switch`: each bus that it is on is a port; it learns who is behind which.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use rustix::io::Errno;
+use vbus::device::{Device, DeviceClass, InterfaceOffer};
+
+use super::attributes::{Attributes, number, read_only, read_write};
+use super::bucket::Bucket;
+use super::loopback::offer;
+use super::mac::MacAddress;
+use super::mac_table::{MAX_PORTS, MacTable};
+use super::metrics::PortMetrics;
+use super::mtu::{self, Mtu};
+use super::path::{Backend, Path};
+use super::port::{Port, lock};
+use super::switch_path::SwitchPath;
+use super::tap_end::TapEnd;
+use super::uplink;
+use crate::tap::check_name;
+use crate::worker::Worker;
+
+/// Seconds of silence after which an address is forgotten (IEEE 802.1Q-2018 §8.8.3).
+const DEFAULT_AGEING: u32 = 300;
+/// Copies per second of frames from one port that go to everybody.
+const DEFAULT_FLOOD_RATE: u32 = 100_000;
+
+/// The class `venet-switch`.
+///
+/// | attribute | value |
+/// |---|---|
+/// | `mtu` | 68 to 65535; `EBUSY` while a port is open or there is an uplink |
+/// | `ageing` | seconds after which a silent address is forgotten |
+/// | `flood_rate` | copies per second and port of frames to everybody; 0 for none |
+/// | `ports` | a line per port: bus or `uplink`, address, `up` or `down`, counters |
+/// | `port_macs` | addresses of ports, `BUS=MAC BUS=MAC…`, also of those to come |
+/// | `macs` | a line per known address: address, port, its age in seconds or `assigned` |
+/// | `uplink` | the TAP that it is connected to; written empty: none; `EBUSY` if there is another |
+/// | counters | sums over all ports there have been |
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SwitchClass;
+
+impl DeviceClass for SwitchClass {
+    fn name(&self) -> &'static str {
+        "venet-switch"
+    }
+
+    fn create(&self, name: &str) -> Result<Arc<dyn Device>, Errno> {
+        Ok(Arc::new(SwitchDevice(Arc::new(Switch {
+            name: name.into(),
+            mtu: Mtu::default(),
+            ageing: AtomicU32::new(DEFAULT_AGEING),
+            flood_rate: AtomicU32::new(DEFAULT_FLOOD_RATE),
+            table: MacTable::new(),
+            ports: Mutex::default(),
+            chosen: Mutex::default(),
+            generation: AtomicU64::new(0),
+            uplink: Mutex::default(),
+            start: Instant::now(),
+            retired: PortMetrics::default(),
+        }))))
+    }
+}
+
+struct SwitchDevice(Arc<Switch>);
+
+/// What all ports of a switch share.
+pub(super) struct Switch {
+    name: String,
+    mtu: Mtu,
+    /// In seconds.
+    pub(super) ageing: AtomicU32,
+    pub(super) flood_rate: AtomicU32,
+    pub(super) table: MacTable,
+    ports: Mutex<Vec<Arc<SwitchPort>>>,
+    /// Addresses that the administrator chose, by bus.
+    chosen: Mutex<BTreeMap<String, MacAddress>>,
+    /// Changes whenever `ports` does.
+    pub(super) generation: AtomicU64,
+    uplink: Mutex<Option<Uplink>>,
+    start: Instant,
+    /// Counts of the ports that are gone.
+    retired: PortMetrics,
+}
+
+/// The TAP of a switch, and the thread that reads it.
+struct Uplink {
+    ifname: String,
+    port: Arc<SwitchPort>,
+    worker: Worker,
+}
+
+/// A port of a switch.
+pub(super) struct SwitchPort {
+    pub(super) port_idx: u8,
+    /// The bus that it is on; `None` for the uplink, and when it was taken off.
+    bus: Mutex<Option<String>>,
+    pub(super) end: End,
+    /// Used by the worker of this port alone.
+    pub(super) bucket: Mutex<Bucket>,
+}
+
+/// Where frames to a port go.
+pub(super) enum End {
+    /// To a client.
+    Client(Arc<Port>),
+    /// To the host.
+    Uplink {
+        /// Where they go.
+        tap: Arc<TapEnd>,
+        /// From the switch's point of view: `tx` is what comes in from the TAP.
+        metrics: Box<PortMetrics>,
+        /// For the log.
+        name: String,
+    },
+}
+
+impl SwitchPort {
+    pub(super) fn metrics(&self) -> &PortMetrics {
+        match &self.end {
+            End::Client(port) => &port.metrics,
+            End::Uplink { metrics, .. } => metrics,
+        }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        match &self.end {
+            End::Client(port) => port.name(),
+            End::Uplink { name, .. } => name,
+        }
+    }
+
+    fn place(&self) -> String {
+        match &self.end {
+            End::Client(_) => lock(&self.bus).clone().unwrap_or_else(|| "-".into()),
+            End::Uplink { .. } => "uplink".into(),
+        }
+    }
+}
+
+impl Switch {
+    pub(super) fn now_ms(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// As the table counts.
+    pub(super) fn seconds(now_ms: u64) -> u32 {
+        u32::try_from(now_ms / 1000).unwrap_or(u32::MAX)
+    }
+
+    pub(super) fn mtu(&self) -> u32 {
+        self.mtu.get()
+    }
+
+    /// All ports by index.
+    pub(super) fn ports(&self) -> Vec<Option<Arc<SwitchPort>>> {
+        let mut ports = vec![None; MAX_PORTS];
+        for port in lock(&self.ports).iter() {
+            if let Some(place) = ports.get_mut(usize::from(port.port_idx)) {
+                *place = Some(Arc::clone(port));
+            }
+        }
+        ports
+    }
+
+    /// Adds a port under the first free index.
+    fn add(&self, bus: Option<&str>, end: End) -> Result<Arc<SwitchPort>, Errno> {
+        let mut ports = lock(&self.ports);
+        let is_there = |port: &&Arc<SwitchPort>| bus.is_some() && lock(&port.bus).as_deref() == bus;
+        if ports.iter().any(|port| is_there(&port)) {
+            return Err(Errno::BUSY);
+        }
+        let is_free = |idx: &u8| ports.iter().all(|port| port.port_idx != *idx);
+        let port_idx = (0..=u8::MAX).find(is_free).ok_or(Errno::BUSY)?;
+        let rate = self.flood_rate.load(Ordering::Relaxed);
+        let port = Arc::new(SwitchPort {
+            port_idx,
+            bus: Mutex::new(bus.map(Into::into)),
+            end,
+            bucket: Mutex::new(Bucket::new(rate, self.now_ms())),
+        });
+        if let End::Client(client) = &port.end {
+            let chosen = bus.and_then(|bus| lock(&self.chosen).get(bus).copied());
+            if let Some(mac) = chosen {
+                client.set_mac(mac)?;
+            }
+            self.assign(port_idx, client.mac());
+        }
+        ports.push(Arc::clone(&port));
+        self.generation.fetch_add(1, Ordering::Release);
+        Ok(port)
+    }
+
+    fn assign(&self, port_idx: u8, mac: MacAddress) {
+        if !self.table.assign(mac, port_idx) {
+            tracing::warn!("{}: {mac} of port {port_idx} is not protected", self.name);
+        }
+    }
+
+    /// Removes a port that nothing comes from any more.
+    fn remove(&self, port_idx: u8) {
+        let mut ports = lock(&self.ports);
+        let Some(place) = ports.iter().position(|port| port.port_idx == port_idx) else {
+            return;
+        };
+        let port = ports.remove(place);
+        self.retired.absorb(port.metrics());
+        self.table.forget_port(port_idx);
+        self.generation.fetch_add(1, Ordering::Release);
+        // Idle workers let go of it too.
+        for other in ports.iter() {
+            if let End::Client(client) = &other.end {
+                client.kick();
+            }
+        }
+    }
+
+    /// Removes the port of `client` if it is neither on a bus nor open.
+    fn remove_if_unused(&self, client: &Arc<Port>) {
+        let is_it = |port: &&Arc<SwitchPort>| match &port.end {
+            End::Client(other) => Arc::ptr_eq(other, client),
+            End::Uplink { .. } => false,
+        };
+        let found = lock(&self.ports).iter().find(is_it).cloned();
+        if let Some(port) = found
+            && lock(&port.bus).is_none()
+            && !client.is_open()
+        {
+            self.remove(port.port_idx);
+        }
+    }
+
+    /// Connects the TAP `ifname`, or none if that is empty.
+    fn set_uplink(self: &Arc<Self>, ifname: &str) -> Result<(), Errno> {
+        let mut uplink = lock(&self.uplink);
+        if !ifname.is_empty() {
+            check_name(ifname).map_err(|_| Errno::INVAL)?;
+            if uplink.is_some() {
+                return Err(Errno::BUSY);
+            }
+            let tap = Arc::new(TapEnd::open(&self.name, ifname, self.mtu())?);
+            tap.set_caps(&self.name, super::tap_end::all_offloads());
+            let end = End::Uplink {
+                tap: Arc::clone(&tap),
+                metrics: Box::default(),
+                name: format!("{}@{ifname}", self.name),
+            };
+            let port = self.add(None, end)?;
+            let path = SwitchPath::new(Arc::clone(self), Arc::clone(&port));
+            let worker = match uplink::spawn(&self.name, tap, path, self.mtu()) {
+                Ok(worker) => worker,
+                Err(errno) => {
+                    self.remove(port.port_idx);
+                    return Err(errno);
+                }
+            };
+            *uplink = Some(Uplink {
+                ifname: ifname.into(),
+                port,
+                worker,
+            });
+        } else if let Some(old) = uplink.take() {
+            old.worker.stop();
+            self.remove(old.port.port_idx);
+            let port = old.port;
+            if let End::Uplink { tap, .. } = &port.end {
+                let tap = Arc::clone(tap);
+                drop(port);
+                tap.release();
+            }
+        }
+        Ok(())
+    }
+
+    /// Chooses the addresses of ports, present and future: `BUS=MAC BUS=MAC…`; all others of future
+    /// ports are random.
+    fn set_port_macs(&self, text: &str) -> Result<(), Errno> {
+        let mut chosen = BTreeMap::new();
+        for pair in text.split_ascii_whitespace() {
+            let (bus, mac) = pair.rsplit_once('=').ok_or(Errno::INVAL)?;
+            let mac: MacAddress = mac.parse()?;
+            if !mac.is_station() || chosen.len() == MAX_PORTS {
+                return Err(Errno::INVAL);
+            }
+            chosen.insert(bus.to_owned(), mac);
+        }
+        let ports = lock(&self.ports);
+        let mut changes = Vec::new();
+        for port in ports.iter() {
+            let mac = lock(&port.bus).as_ref().and_then(|bus| chosen.get(bus));
+            if let (End::Client(client), Some(mac)) = (&port.end, mac.copied())
+                && client.mac() != mac
+            {
+                if client.is_open() {
+                    return Err(Errno::BUSY);
+                }
+                changes.push((port.port_idx, client, mac));
+            }
+        }
+        for (port_idx, client, mac) in changes {
+            client.set_mac(mac)?;
+            self.table.forget_port(port_idx);
+            self.assign(port_idx, mac);
+        }
+        *lock(&self.chosen) = chosen;
+        Ok(())
+    }
+
+    /// The addresses of all ports that are there, and those that were chosen for others.
+    fn port_macs(&self) -> String {
+        let mut macs = lock(&self.chosen).clone();
+        for port in lock(&self.ports).iter() {
+            if let (End::Client(client), Some(bus)) = (&port.end, lock(&port.bus).clone()) {
+                macs.insert(bus, client.mac());
+            }
+        }
+        let pairs: Vec<String> = macs
+            .iter()
+            .map(|(bus, mac)| format!("{bus}={mac}"))
+            .collect();
+        pairs.join(" ")
+    }
+
+    /// A line per port.
+    fn port_table(&self) -> String {
+        let line = |port: &Arc<SwitchPort>| {
+            let (mac, state) = match &port.end {
+                End::Client(client) if client.is_link_up() => (client.mac().to_string(), "up"),
+                End::Client(client) => (client.mac().to_string(), "down"),
+                End::Uplink { tap, .. } => (
+                    tap.mac().map_or_else(|_| "-".into(), |mac| mac.to_string()),
+                    if tap.is_gone() { "down" } else { "up" },
+                ),
+            };
+            let mut line = format!("{} {mac} {state}", port.place());
+            for (name, counter) in port.metrics().all() {
+                line.push_str(&format!(" {name}={}", counter.get()));
+            }
+            line
+        };
+        let lines: Vec<String> = lock(&self.ports).iter().map(line).collect();
+        lines.join("\n")
+    }
+
+    /// A line per address.
+    fn mac_table(&self) -> String {
+        let ports = self.ports();
+        let ageing = self.ageing.load(Ordering::Relaxed);
+        let mut lines: Vec<String> = Vec::new();
+        for learned in self.table.all(Self::seconds(self.now_ms()), ageing) {
+            let port = ports.get(usize::from(learned.port_idx));
+            let place = port
+                .and_then(Option::as_ref)
+                .map_or_else(|| "-".into(), |port| port.place());
+            let age = if learned.is_assigned {
+                "assigned".into()
+            } else {
+                learned.age.to_string()
+            };
+            lines.push(format!("{} {place} {age}", learned.mac));
+        }
+        lines.sort();
+        lines.join("\n")
+    }
+
+    fn value(&self, counter: &str) -> u64 {
+        let ports = lock(&self.ports);
+        let of_ports: u64 = ports.iter().map(|port| port.metrics().value(counter)).sum();
+        of_ports + self.retired.value(counter)
+    }
+}
+
+impl Device for SwitchDevice {
+    fn attributes(&self) -> Attributes {
+        let switch = || Arc::clone(&self.0);
+        let is_busy = |switch: &Switch| {
+            lock(&switch.uplink).is_some()
+                || lock(&switch.ports).iter().any(|port| match &port.end {
+                    End::Client(client) => client.is_open(),
+                    End::Uplink { .. } => true,
+                })
+        };
+        let ports_reader = switch();
+        let (port_macs_reader, port_macs_writer) = (switch(), switch());
+        let (uplink_reader, uplink_writer) = (switch(), switch());
+        let macs_reader = switch();
+        let setting = |field: fn(&Switch) -> &AtomicU32, least, most| {
+            let (reader, writer) = (switch(), switch());
+            read_write(
+                move || Ok(field(&reader).load(Ordering::Relaxed).to_string()),
+                move |text| {
+                    let value = number(text, least, most)?;
+                    field(&writer).store(value, Ordering::Relaxed);
+                    Ok(())
+                },
+            )
+        };
+        let mut attributes: Attributes = vec![
+            (
+                "mtu",
+                mtu::attribute(&self.0, |switch| &switch.mtu, is_busy),
+            ),
+            ("ageing", setting(|switch| &switch.ageing, 1, 86_400)),
+            (
+                "flood_rate",
+                setting(|switch| &switch.flood_rate, 0, 10_000_000),
+            ),
+            ("ports", read_only(move || Ok(ports_reader.port_table()))),
+            (
+                "port_macs",
+                read_write(
+                    move || Ok(port_macs_reader.port_macs()),
+                    move |text| port_macs_writer.set_port_macs(text),
+                ),
+            ),
+            ("macs", read_only(move || Ok(macs_reader.mac_table()))),
+            (
+                "uplink",
+                read_write(
+                    move || {
+                        let uplink = lock(&uplink_reader.uplink);
+                        let name = uplink.as_ref().map(|uplink| uplink.ifname.clone());
+                        Ok(name.unwrap_or_default())
+                    },
+                    move |name| uplink_writer.set_uplink(name),
+                ),
+            ),
+        ];
+        for (name, _) in PortMetrics::default().all() {
+            let switch = switch();
+            let counter = read_only(move || Ok(switch.value(name).to_string()));
+            attributes.push((name, counter));
+        }
+        attributes
+    }
+
+    fn connect_bus(&self, bus: &str) -> Result<Vec<InterfaceOffer>, Errno> {
+        let port = Arc::new(Port::new(format!("{}@{bus}", self.0.name))?);
+        self.0.add(Some(bus), End::Client(Arc::clone(&port)))?;
+        let backend = Arc::clone(&self.0);
+        Ok(vec![offer(&port, backend)])
+    }
+
+    fn disconnect_bus(&self, bus: &str) {
+        let is_it = |port: &&Arc<SwitchPort>| lock(&port.bus).as_deref() == Some(bus);
+        let found = lock(&self.0.ports).iter().find(is_it).cloned();
+        if let Some(port) = found {
+            *lock(&port.bus) = None;
+            if let End::Client(client) = &port.end {
+                self.0.remove_if_unused(client);
+            }
+        }
+    }
+}
+
+impl Drop for SwitchDevice {
+    fn drop(&mut self) {
+        // The uplink's thread holds the switch.
+        let _ = self.0.set_uplink("");
+    }
+}
+
+impl Backend for Switch {
+    fn mtu(&self) -> u32 {
+        self.mtu.get()
+    }
+
+    fn path(self: Arc<Self>, port: &Arc<Port>) -> Box<dyn Path> {
+        Box::new(SwitchPath::of_client(self, port))
+    }
+
+    fn closed(&self, port: &Arc<Port>) {
+        self.remove_if_unused(port);
+    }
+}
+
+impl Switch {
+    /// The switch's port of a client.
+    pub(super) fn port_of(&self, client: &Arc<Port>) -> Option<Arc<SwitchPort>> {
+        let is_it = |port: &&Arc<SwitchPort>| match &port.end {
+            End::Client(other) => Arc::ptr_eq(other, client),
+            End::Uplink { .. } => false,
+        };
+        lock(&self.ports).iter().find(is_it).cloned()
+    }
+}

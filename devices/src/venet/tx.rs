@@ -1,0 +1,176 @@
+//! The sending end of a connection: slots of its transmit ring, as frames.
+
+use vbus::abi::venet::{FrameMeta, MAX_SEGMENTS, Segment, frame_flag};
+use vbus::memory::Region;
+use vbus::ring::{RingFault, Slot};
+use vm_memory::GuestAddress;
+use zerocopy::{FromZeros, IntoBytes};
+
+use super::frame::{BadFrame, Frame, Limits, Piece, Scratch};
+use super::metrics::PortMetrics;
+use super::path::Path;
+use super::rx::{RingEnd, meta_of};
+use crate::GuestRam;
+
+/// Frames that are taken off the ring, and returned, at once.
+const BATCH_SLOTS: usize = 32;
+
+/// Whether a queue has been served to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// Nothing left; its doorbell tells when there is.
+    Idle,
+    /// The budget is used up: let others have their turn, then go on.
+    More,
+}
+
+/// Takes frames from one client.
+pub(super) struct Sender {
+    end: RingEnd,
+    ram: GuestRam,
+    limits: Limits,
+    /// Segments of scattered frames.
+    pool: Option<Region>,
+    slots: Box<[Slot]>,
+    segments: Box<[Segment]>,
+    pieces: Vec<Piece>,
+}
+
+impl Sender {
+    pub(super) fn new(end: RingEnd) -> Self {
+        let most = usize::from(MAX_SEGMENTS);
+        Sender {
+            end,
+            ram: GuestRam::default(),
+            limits: Limits { caps: 0, mtu: 0 },
+            pool: None,
+            slots: vec![Slot::default(); BATCH_SLOTS].into_boxed_slice(),
+            segments: vec![Segment::default(); most].into_boxed_slice(),
+            pieces: Vec::with_capacity(most),
+        }
+    }
+
+    /// Sets what holds from the next frame on.
+    pub(super) fn configure(&mut self, ram: GuestRam, limits: Limits, pool: Option<Region>) {
+        self.ram = ram;
+        self.limits = limits;
+        self.pool = pool;
+    }
+
+    /// Sends what the ring holds along `path`, at most about `budget` frames.
+    ///
+    /// # Errors
+    /// The ring is broken; it is not to be used again.
+    pub(super) fn serve(
+        &mut self,
+        path: &mut dyn Path,
+        scratch: &mut Scratch,
+        metrics: &PortMetrics,
+        budget: u32,
+    ) -> Result<Progress, RingFault> {
+        let mut budget = budget;
+        self.end.signal.receiver.disable();
+        loop {
+            let num_taken = self.end.ring.take(&mut self.slots)?;
+            if num_taken == 0 {
+                if self.end.signal.receiver.enable() {
+                    return Ok(Progress::Idle);
+                }
+                self.end.signal.receiver.disable();
+            }
+            // An empty look costs as well: a client that only says "dirty" keeps nobody here.
+            let cost = self.send(num_taken, path, scratch, metrics).max(1);
+            budget = budget.saturating_sub(cost);
+            if budget == 0 {
+                return Ok(Progress::More);
+            }
+        }
+    }
+
+    /// Sends the first `num_taken` of the slots and returns them; what it took, in frames copied.
+    fn send(
+        &mut self,
+        num_taken: usize,
+        path: &mut dyn Path,
+        scratch: &mut Scratch,
+        metrics: &PortMetrics,
+    ) -> u32 {
+        if num_taken == 0 {
+            return 0;
+        }
+        metrics.batches.add(1);
+        let (mut num_packets, mut num_bytes, mut cost) = (0, 0, 0_u32);
+        for slot in self.slots.iter().take(num_taken) {
+            let meta = meta_of(slot.meta);
+            let segments = &mut self.segments;
+            let result = gather(slot, &meta, self.pool.as_ref(), segments, &mut self.pieces)
+                .and_then(|()| {
+                    Frame::in_ram(&self.ram, &self.pieces, slot.len, &meta, self.limits)
+                });
+            match result {
+                Ok(frame) => {
+                    num_packets += 1;
+                    num_bytes += u64::from(frame.len());
+                    cost = cost.saturating_add(path.send(&frame, scratch).max(1));
+                }
+                Err(reason) => {
+                    cost = cost.saturating_add(1);
+                    if metrics.tx_errors.count_sparsely() {
+                        tracing::warn!("{}: tx: {reason}", path.name());
+                    }
+                }
+            }
+        }
+        metrics.tx_packets.add(num_packets);
+        metrics.tx_bytes.add(num_bytes);
+        // The frames are copied: the client may use its buffers again.
+        let num_taken = u32::try_from(num_taken).unwrap_or(u32::MAX);
+        self.end.ring.give_back(num_taken);
+        path.flush();
+        if self.end.signal.notify() {
+            metrics.signals.add(1);
+        }
+        cost
+    }
+}
+
+/// Lists in `pieces` where the frame in `slot` is. A list of segments is copied once.
+fn gather(
+    slot: &Slot,
+    meta: &FrameMeta,
+    pool: Option<&Region>,
+    segments: &mut [Segment],
+    pieces: &mut Vec<Piece>,
+) -> Result<(), BadFrame> {
+    pieces.clear();
+    if meta.flags.get() & frame_flag::SG == 0 {
+        pieces.push(Piece {
+            gpa: GuestAddress(slot.addr),
+            len: slot.len,
+        });
+        return Ok(());
+    }
+    let pool = pool.ok_or(BadFrame::Segments)?;
+    let count = usize::from(meta.count.get());
+    let segments = segments.get_mut(..count).ok_or(BadFrame::Segments)?;
+    segments.fill(Segment::new_zeroed());
+    let offset = usize::try_from(slot.addr).map_err(|_| BadFrame::Segments)?;
+    pool.read(offset, segments.as_mut_bytes())
+        .map_err(|_| BadFrame::Segments)?;
+    let mut total = 0_u64;
+    for segment in segments.iter() {
+        let len = segment.len.get();
+        if len == 0 || segment.reserved.get() != 0 {
+            return Err(BadFrame::Segments);
+        }
+        total += u64::from(len);
+        pieces.push(Piece {
+            gpa: GuestAddress(segment.addr.get()),
+            len,
+        });
+    }
+    if total != u64::from(slot.len) {
+        return Err(BadFrame::Segments);
+    }
+    Ok(())
+}
