@@ -12,7 +12,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-pub use args::{CheckArgs, Cli, Command, LogLevel, RunArgs, Shell};
+pub use args::{
+    BenchArgs, BenchCase, CheckArgs, Cli, Command, HostArgs, LogLevel, RunArgs, Shell, VbusArgs,
+    VbusCommand,
+};
 use keys::{Key, Keys, KeysError};
 
 use crate::config::{
@@ -242,7 +245,7 @@ pub fn usage_error(error: &clap::Error) -> String {
     let what = lines.next().unwrap_or("error: bad usage").to_owned();
     let more: Vec<_> = lines.collect();
     let remedy = match more.is_empty() {
-        true => "`alacrity --help` and `alacrity run --help` show what can be written".to_owned(),
+        true => "`alacrity --help` and `alacrity help COMMAND` show what can be written".to_owned(),
         false => more.join(", "),
     };
     format!("{what}\n{remedy}\n")

@@ -193,20 +193,25 @@ pub struct TomlError {
     pub message: String,
 }
 
+impl TomlError {
+    /// What the parser said about `text`.
+    pub fn new(text: &str, error: &toml::de::Error) -> Self {
+        let offset = error.span().map_or(0, |span| span.start);
+        let before = text.get(..offset).unwrap_or(text);
+        TomlError {
+            line: before.matches('\n').count() + 1,
+            message: error.message().replace('\n', ", "),
+        }
+    }
+}
+
 impl VmConfig {
     /// Reads a configuration from TOML. Does not validate it: flags may yet change it.
     ///
     /// # Errors
     /// [`TomlError`] for a syntax error, an unknown field or a value of the wrong kind.
     pub fn from_toml(text: &str) -> Result<Self, TomlError> {
-        toml::from_str(text).map_err(|error| {
-            let offset = error.span().map_or(0, |span| span.start);
-            let before = text.get(..offset).unwrap_or(text);
-            TomlError {
-                line: before.matches('\n').count() + 1,
-                message: error.message().replace('\n', ", "),
-            }
-        })
+        toml::from_str(text).map_err(|error| TomlError::new(text, &error))
     }
 
     /// Checks everything that can be said without looking at the host.

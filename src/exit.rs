@@ -12,6 +12,8 @@ pub enum ExitStatus {
     Command(u8),
     /// 1: `check` found that this host cannot run Linux guests.
     CheckFailed,
+    /// 1: `vbus` was refused an operation.
+    OperationFailed,
     /// 2: bad usage or input; nothing was started.
     BadInput,
     /// 3: the guest panicked.
@@ -28,7 +30,7 @@ impl ExitStatus {
         match self {
             Self::Success => 0,
             Self::Command(code) => code,
-            Self::CheckFailed => 1,
+            Self::CheckFailed | Self::OperationFailed => 1,
             Self::BadInput => 2,
             Self::GuestPanic => 3,
             Self::HostError => 4,

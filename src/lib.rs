@@ -6,9 +6,12 @@
 //! | [`config`] | what a VM shall be: plain data and its pure checks |
 //! | [`preflight`] | the checks of a configuration that need to look at the host |
 //! | [`check`] | can this host run Linux guests? measured, with remedies |
+//! | [`bench`] | `alacrity bench`: what parts cost on this machine, without a guest |
 //! | [`images`] | where the default guest image is |
 //! | [`exec`] | how a command travels into the default guest image |
 //! | [`exit`] | the exit statuses of `alacrity` |
+//! | [`host`] | `alacrity host`: the daemon that buses live in, its mount and its state file |
+//! | [`vbus_cli`] | `alacrity vbus`: the control tree from the shell, over the daemon's socket |
 //! | [`mac`], [`size`] | hardware addresses and sizes as text |
 #![cfg_attr(
     test,
@@ -19,6 +22,7 @@
     )
 )]
 
+pub mod bench;
 pub mod boot;
 pub mod builder;
 pub mod check;
@@ -29,6 +33,7 @@ pub mod control;
 pub mod event;
 pub mod exec;
 pub mod exit;
+pub mod host;
 pub mod images;
 pub mod kvm;
 pub mod layout;
@@ -38,4 +43,5 @@ pub mod metrics;
 pub mod preflight;
 pub mod resources;
 pub mod size;
+pub mod vbus_cli;
 pub mod vmm;

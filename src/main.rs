@@ -6,11 +6,15 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
+use alacrity::bench::{CallCase, Case, Effort, FramesCase, RingCase};
 use alacrity::check;
-use alacrity::cli::{self, CheckArgs, Cli, Command, LogLevel, RunArgs, generated};
+use alacrity::cli::{
+    self, BenchArgs, BenchCase, CheckArgs, Cli, Command, HostArgs, LogLevel, RunArgs, VbusArgs,
+    generated,
+};
 use alacrity::config::VmConfig;
 use alacrity::exit::ExitStatus;
-use alacrity::{console, vmm};
+use alacrity::{console, host, vbus_cli, vmm};
 use anyhow::Context;
 use clap::Parser;
 use tracing::Level;
@@ -29,6 +33,9 @@ fn main() -> ExitCode {
     let outcome = match cli.command {
         Command::Run(args) => run(*args, started),
         Command::Check(args) => check(&args),
+        Command::Bench(args) => bench(&args),
+        Command::Host(args) => serve(&args),
+        Command::Vbus(args) => administer(args),
         Command::Completions { shell } => print(generated::completions(shell)),
         Command::Man { dir: None } => print(generated::main_man_page()),
         Command::Man { dir: Some(dir) } => write_man_pages(&dir),
@@ -72,6 +79,40 @@ fn check(args: &CheckArgs) -> Result<ExitStatus, Failure> {
         true => ExitStatus::Success,
         false => ExitStatus::CheckFailed,
     })
+}
+
+fn bench(args: &BenchArgs) -> Result<ExitStatus, Failure> {
+    let host_error = |error| (ExitStatus::HostError, error);
+    let case: &dyn Case = match args.case {
+        BenchCase::Ring => &RingCase,
+        BenchCase::Call => &CallCase,
+        BenchCase::Frames => &FramesCase,
+    };
+    let effort = match args.quick {
+        true => Effort::Quick,
+        false => Effort::Full,
+    };
+    let report = case.run(effort).map_err(|error| host_error(error.into()))?;
+    if let Some(path) = &args.json {
+        let json = serde_json::to_string_pretty(&report).map_err(|e| host_error(e.into()))?;
+        fs::write(path, json + "\n")
+            .with_context(|| format!("cannot write {}; name another file", path.display()))
+            .map_err(host_error)?;
+    }
+    print(&report.to_string())
+}
+
+fn serve(args: &HostArgs) -> Result<ExitStatus, Failure> {
+    let ready = |line: &str| {
+        // Nobody may want to know.
+        let _ = print(line);
+    };
+    host::run(args, ready).map_err(|error| (error.status(), error.into()))
+}
+
+fn administer(args: VbusArgs) -> Result<ExitStatus, Failure> {
+    vbus_cli::run(args, &mut io::stdout(), &mut io::stderr())
+        .map_err(|error| (error.status(), error.into()))
 }
 
 fn bad_input(error: impl Into<anyhow::Error>) -> Failure {

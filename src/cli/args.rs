@@ -46,13 +46,53 @@ EXAMPLES:
     END
     alacrity run --config vm.toml";
 
+const HOST_EXAMPLES: &str = "\
+EXAMPLES:
+  A bus with one device, through files (as root; others need fusermount3):
+    alacrity host --mount /run/alacrity/vbus &
+    cd /run/alacrity/vbus
+    mkdir config/instances/bus0 config/devices/eth0
+    echo venet-tap > config/devices/eth0/type
+    ln -s ../../devices/eth0 config/instances/bus0/eth0
+
+  The same without a mount, and kept for the next time:
+    alacrity host --state bus.toml &
+    alacrity vbus mkdir config/instances/bus0 config/devices/eth0
+    alacrity vbus echo venet-tap config/devices/eth0/type
+    alacrity vbus ln -s config/devices/eth0 config/instances/bus0/eth0
+
+EXIT STATUS:
+  0  it was ended by Ctrl-C, SIGTERM, SIGHUP or SIGQUIT
+  2  bad usage or input, or such a daemon runs already; nothing was started
+  4  the host failed";
+
+const VBUS_EXAMPLES: &str = "\
+EXAMPLES:
+  alacrity vbus tree
+  alacrity vbus mkdir config/devices/eth0
+  alacrity vbus echo venet-tap config/devices/eth0/type
+  alacrity vbus ln -s config/devices/eth0 config/instances/bus0/eth0
+  alacrity vbus cat sys/instances/bus0/devices/0/type
+  alacrity vbus rm config/instances/bus0/eth0
+  alacrity vbus rmdir config/devices/eth0
+
+Paths begin at the root of the tree, with or without a slash. The target of a link
+begins there too, unless it begins with `..`: then it is relative to the link.
+
+EXIT STATUS:
+  0  done
+  1  at least one operation failed; standard error says why
+  2  bad usage, or no daemon answers";
+
 const TOP_EXAMPLES: &str = "\
 EXAMPLES:
   alacrity check                      can this machine run guests?
   scripts/guest-image                 make the default guest, once
   alacrity run                        boot it
   alacrity run --exec 'cat /proc/version'
-  alacrity run --help                 all about VMs";
+  alacrity run --help                 all about VMs
+  alacrity host --mount /run/alacrity/vbus    a virtual bus, as files
+  alacrity vbus tree                  the same without a mount";
 
 /// A virtual machine monitor on KVM.
 #[derive(Debug, Parser)]
@@ -85,6 +125,12 @@ EXIT STATUS:
   1  it cannot; the lines marked with a remedy say why
   2  bad usage")]
     Check(CheckArgs),
+    /// Measure what parts of alacrity cost on this machine, without a guest.
+    Bench(BenchArgs),
+    /// Be the host of virtual buses: serve their control tree and their clients.
+    Host(HostArgs),
+    /// Look at the control tree of a running `alacrity host`, and change it.
+    Vbus(VbusArgs),
     /// Print the completion script for a shell.
     #[command(after_long_help = "\
 EXAMPLES:
@@ -171,6 +217,155 @@ pub struct CheckArgs {
     /// Print JSON for programs.
     #[arg(long)]
     pub json: bool,
+}
+
+/// Flags of `alacrity bench`.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Both ends run on a CPU of their own, with nothing emulated. Ours and theirs alternate (A B B A), the
+table has medians, the ratio says how many times better ours is, with its quartiles. What does not
+reach its goal is marked LOST. Controls measure a subject beside itself: as far as they are from 1,
+the other ratios are noise. Only ratios of one run mean anything; keep the machine idle.
+
+ring: \"reclaim each\" is a driver that looks for what came back after each batch, \"reclaim full\" one
+that does so only without room. Batches of one are in lockstep and suffer most from other load.
+
+EXAMPLES:
+  alacrity bench ring                     some ten seconds
+  alacrity bench ring --quick             is it working?
+  alacrity bench ring --json ring.json    raw values of every round
+
+EXIT STATUS:
+  0  measured, whatever the result
+  2  bad usage
+  4  it could not be measured")]
+pub struct BenchArgs {
+    /// What to measure.
+    #[arg(value_enum)]
+    pub case: BenchCase,
+    /// Write the raw values of every round to FILE as JSON.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub json: Option<PathBuf>,
+    /// Measure for a second or two; the values mean little.
+    #[arg(long)]
+    pub quick: bool,
+}
+
+/// A benchmark.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum BenchCase {
+    /// Descriptors through the ring of vbus and through a split virtqueue, and their wake-ups.
+    Ring,
+    /// Synchronous calls of a device, in this process and over the daemon's socket.
+    Call,
+    /// Ethernet frames through a loopback and a switch, beside sockets and a bridge; needs root.
+    Frames,
+}
+
+/// Flags of `alacrity host`.
+#[derive(Debug, Default, Args)]
+#[command(after_long_help = HOST_EXAMPLES)]
+pub struct HostArgs {
+    /// Mount the control tree on DIR, which is empty or not there yet.
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub mount: Option<PathBuf>,
+    /// Listen here [default: /run/alacrity/vbus.sock, without root $XDG_RUNTIME_DIR/alacrity/vbus.sock].
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    pub socket: Option<PathBuf>,
+    /// Restore buses, devices and attributes from FILE, and keep it up to date.
+    #[arg(long, value_name = "FILE.toml", value_hint = ValueHint::FilePath)]
+    pub state: Option<PathBuf>,
+    /// Let other users read the mounted tree; only its owner and root may change it.
+    #[arg(long, requires = "mount")]
+    pub allow_other: bool,
+}
+
+/// Flags of `alacrity vbus`.
+#[derive(Debug, Args)]
+#[command(after_long_help = VBUS_EXAMPLES)]
+pub struct VbusArgs {
+    /// The daemon's socket [default: as for `alacrity host`].
+    #[arg(long, global = true, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    pub socket: Option<PathBuf>,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: VbusCommand,
+}
+
+/// What to do with the control tree.
+#[derive(Debug, Subcommand)]
+pub enum VbusCommand {
+    /// List directories.
+    Ls {
+        /// With mode, size, time of change, and where links lead.
+        #[arg(short)]
+        long: bool,
+        /// Print JSON for programs.
+        #[arg(long)]
+        json: bool,
+        /// What to list [default: the root].
+        #[arg(value_name = "PATH")]
+        paths: Vec<String>,
+    },
+    /// Draw a directory and all below it.
+    Tree {
+        /// Print JSON for programs.
+        #[arg(long)]
+        json: bool,
+        /// What to draw [default: the root].
+        path: Option<String>,
+    },
+    /// Print the values of files.
+    Cat {
+        /// The files.
+        #[arg(required = true, value_name = "PATH")]
+        paths: Vec<String>,
+    },
+    /// Write a value to a file.
+    Echo {
+        /// The value.
+        #[arg(allow_hyphen_values = true)]
+        value: String,
+        /// The file.
+        path: String,
+    },
+    /// Make directories: buses below config/instances, devices below config/devices.
+    Mkdir {
+        /// The directories.
+        #[arg(required = true, value_name = "PATH")]
+        paths: Vec<String>,
+    },
+    /// Remove directories: buses and devices.
+    Rmdir {
+        /// The directories.
+        #[arg(required = true, value_name = "PATH")]
+        paths: Vec<String>,
+    },
+    /// Make a link, which puts a device on a bus.
+    Ln {
+        /// All links are symbolic; this changes nothing.
+        #[arg(short)]
+        symbolic: bool,
+        /// Where it leads.
+        target: String,
+        /// The link, or the directory that it goes to under the name of its target.
+        path: String,
+    },
+    /// Remove links, which takes devices off their bus.
+    Rm {
+        /// The links.
+        #[arg(required = true, value_name = "PATH")]
+        paths: Vec<String>,
+    },
+    /// Tell of nodes what `ls -l` tells, also of directories.
+    Stat {
+        /// Print JSON for programs, one line for each node.
+        #[arg(long)]
+        json: bool,
+        /// The nodes.
+        #[arg(required = true, value_name = "PATH")]
+        paths: Vec<String>,
+    },
 }
 
 /// A shell with completion.

@@ -33,10 +33,22 @@ mod tests {
         assert_eq!(
             names,
             [
+                "alacrity-bench.1",
                 "alacrity-check.1",
                 "alacrity-completions.1",
+                "alacrity-host.1",
                 "alacrity-man.1",
                 "alacrity-run.1",
+                "alacrity-vbus-cat.1",
+                "alacrity-vbus-echo.1",
+                "alacrity-vbus-ln.1",
+                "alacrity-vbus-ls.1",
+                "alacrity-vbus-mkdir.1",
+                "alacrity-vbus-rm.1",
+                "alacrity-vbus-rmdir.1",
+                "alacrity-vbus-stat.1",
+                "alacrity-vbus-tree.1",
+                "alacrity-vbus.1",
                 "alacrity.1"
             ]
         );

@@ -218,7 +218,7 @@ fn snapshot() -> BTreeSet<String> {
     taps.chain(processes).collect()
 }
 
-fn names(dir: &Path) -> BTreeSet<String> {
+pub fn names(dir: &Path) -> BTreeSet<String> {
     let Ok(entries) = fs::read_dir(dir) else {
         return BTreeSet::new();
     };

@@ -8,6 +8,8 @@
     reason = "tests fail by panicking, and no test uses all helpers"
 )]
 
+pub mod client;
+pub mod daemon;
 pub mod guest;
 pub mod host;
 pub mod iperf;

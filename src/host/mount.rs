@@ -1,0 +1,376 @@
+//! The mount of the control tree: made, watched, and taken away again.
+//!
+//! A mount outlives a daemon that was killed, and then answers `Transport endpoint is not connected`.
+//! The next daemon replaces it. Nothing is ever unmounted that is not of type [`OUR_TYPE`].
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+use std::time::Duration;
+
+use fuser::{MountOption, Session, SessionACL};
+use rustix::io::Errno;
+use rustix::mount::{UnmountFlags, unmount};
+
+use super::filesystem::ControlFs;
+use super::mount_table::{self, OUR_TYPE};
+use vbus::tree::Tree;
+
+/// Threads that serve the mount: one slow attribute does not hold up everybody.
+const NUM_THREADS: usize = 2;
+/// How long a mount may take to answer before it counts as in use by a daemon that is stopped.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(2);
+/// How long users that are in the middle of a request may take once the mount is gone.
+const END_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Why there is no mount.
+#[derive(Debug, thiserror::Error)]
+pub enum MountError {
+    /// Nothing can be mounted there.
+    #[error("cannot mount on {} (is it a directory, and may you read it?)", dir.display())]
+    Directory {
+        /// As on the command line.
+        dir: PathBuf,
+        /// What the host said.
+        source: io::Error,
+    },
+    /// Files in it would be hidden.
+    #[error("mount point {} is not empty; name an empty directory", dir.display())]
+    NotEmpty {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// A daemon serves it.
+    #[error(
+        "another alacrity host is mounted on {}; end it first, or name another directory",
+        dir.display()
+    )]
+    Occupied {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// A mount of a daemon that is gone cannot be taken away.
+    #[error(
+        "cannot unmount {}, which a daemon that is gone left behind; try `fusermount3 -u {}`",
+        dir.display(), dir.display()
+    )]
+    Stale {
+        /// The directory.
+        dir: PathBuf,
+        /// What the host said.
+        source: io::Error,
+    },
+    /// FUSE does not work.
+    #[error(
+        "cannot mount on {} (FUSE needs /dev/fuse and, without root, fusermount3 from the package fuse3); without --mount the tree is served to `alacrity vbus` only",
+        dir.display()
+    )]
+    Fuse {
+        /// The directory.
+        dir: PathBuf,
+        /// What the host said.
+        source: io::Error,
+    },
+}
+
+/// Where a mount goes: a directory that is fit for it, or that can be made.
+#[derive(Debug)]
+pub struct MountPoint {
+    /// Absolute, without links.
+    path: PathBuf,
+    is_stale: bool,
+}
+
+impl MountPoint {
+    /// Checks `dir`; changes nothing.
+    ///
+    /// # Errors
+    /// [`MountError::Directory`], [`MountError::NotEmpty`], [`MountError::Occupied`].
+    pub fn check(dir: &Path) -> Result<Self, MountError> {
+        let refused = |source| MountError::Directory {
+            dir: dir.into(),
+            source,
+        };
+        let path = absolute(dir).map_err(refused)?;
+        let top = mount_table::topmost_at(&path).map_err(refused)?;
+        if top.is_some_and(|top| top.fs_type == OUR_TYPE) {
+            return match is_abandoned(&path) {
+                true => Ok(MountPoint {
+                    path,
+                    is_stale: true,
+                }),
+                false => Err(MountError::Occupied { dir: dir.into() }),
+            };
+        }
+        match fs::read_dir(&path).map(|mut entries| entries.next().is_some()) {
+            Ok(true) => Err(MountError::NotEmpty { dir: dir.into() }),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(refused(error)),
+            _ => Ok(MountPoint {
+                path,
+                is_stale: false,
+            }),
+        }
+    }
+
+    /// True if `path` is below it.
+    pub fn hides(&self, path: &Path) -> bool {
+        absolute(path).is_ok_and(|path| path.starts_with(&self.path))
+    }
+
+    /// Takes away what a daemon that is gone left here, as often as it did.
+    ///
+    /// # Errors
+    /// [`MountError::Stale`], or as [`MountPoint::check`]: there may be something else below.
+    pub fn replace_stale(mut self) -> Result<Self, MountError> {
+        while self.is_stale {
+            tracing::warn!(
+                "mount: replacing {}, whose daemon is gone",
+                self.path.display()
+            );
+            detach(&self.path).map_err(|source| MountError::Stale {
+                dir: self.path.clone(),
+                source,
+            })?;
+            self = MountPoint::check(&self.path)?;
+        }
+        Ok(self)
+    }
+
+    /// Mounts `tree`; for its owner alone unless `allow_other`.
+    ///
+    /// # Errors
+    /// [`MountError::Directory`], [`MountError::Fuse`].
+    pub fn mount(self, tree: Tree, allow_other: bool) -> Result<Mount, MountError> {
+        let path = self.path;
+        let is_made = match fs::DirBuilder::new().mode(0o700).create(&path) {
+            Ok(()) => true,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
+            Err(source) => return Err(MountError::Directory { dir: path, source }),
+        };
+        let started = start(tree, &path, allow_other);
+        if started.is_err() && is_made {
+            let _ = fs::remove_dir(&path);
+        }
+        let (ended, is_ending, mount_id) = started.map_err(|source| MountError::Fuse {
+            dir: path.clone(),
+            source: on_one_line(&source),
+        })?;
+        Ok(Mount {
+            path,
+            is_made,
+            mount_id,
+            is_ending,
+            ended,
+        })
+    }
+}
+
+/// A mounted tree. Dropping it unmounts.
+#[derive(Debug)]
+pub struct Mount {
+    path: PathBuf,
+    /// We made the directory.
+    is_made: bool,
+    mount_id: u64,
+    /// The end is ours, not somebody else's.
+    is_ending: Arc<AtomicBool>,
+    /// Closed when nobody serves the mount any more.
+    ended: Receiver<()>,
+}
+
+impl Mount {
+    /// Where: absolute, without links.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// True if what is seen at our place is still our mount.
+    fn is_there(&self) -> bool {
+        let top = mount_table::topmost_at(&self.path).ok().flatten();
+        top.is_some_and(|top| top.mount_id == self.mount_id && top.fs_type == OUR_TYPE)
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        self.is_ending.store(true, Ordering::Relaxed);
+        if self.is_there()
+            && let Err(error) = detach(&self.path)
+        {
+            tracing::error!("mount: cannot unmount {}: {error}", self.path.display());
+            return;
+        }
+        // Whoever still has a file open is cut off when the process ends.
+        let _ = self.ended.recv_timeout(END_DEADLINE);
+        if self.is_made {
+            let _ = fs::remove_dir(&self.path);
+        }
+    }
+}
+
+/// Mounts, and serves the mount by threads of its own until it is unmounted.
+fn start(
+    tree: Tree,
+    path: &Path,
+    allow_other: bool,
+) -> io::Result<(Receiver<()>, Arc<AtomicBool>, u64)> {
+    let mut config = fuser::Config::default();
+    config.mount_options = vec![
+        MountOption::FSName("alacrity".into()),
+        // fuser hands its own `Subtype` to fusermount3 only, not to mount(2).
+        MountOption::CUSTOM("subtype=alacrity".into()),
+        MountOption::DefaultPermissions,
+        MountOption::NoExec,
+    ];
+    config.acl = match allow_other {
+        true => SessionACL::All,
+        false => SessionACL::Owner,
+    };
+    config.n_threads = Some(NUM_THREADS);
+    let session = Session::new(ControlFs::new(tree, path.into()), path, &config)?;
+    let top = mount_table::topmost_at(path)?;
+    let mount_id = top
+        .filter(|top| top.fs_type == OUR_TYPE)
+        .map(|top| top.mount_id)
+        .ok_or_else(|| io::Error::other("it was unmounted at once"))?;
+
+    let is_ending = Arc::new(AtomicBool::new(false));
+    let (end, ended) = mpsc::channel();
+    let (place, is_ours) = (path.to_owned(), Arc::clone(&is_ending));
+    thread::Builder::new().name("mount".into()).spawn(move || {
+        let outcome = session.run();
+        match outcome {
+            _ if is_ours.load(Ordering::Relaxed) => (),
+            Ok(()) => tracing::warn!(
+                "mount: {} was unmounted from outside; the socket goes on",
+                place.display()
+            ),
+            Err(error) => tracing::error!(
+                "mount: {} has failed: {error}; the socket goes on",
+                place.display()
+            ),
+        }
+        drop(end);
+    })?;
+    Ok((ended, is_ending, mount_id))
+}
+
+/// What fusermount3 says comes as it wrote it.
+fn on_one_line(error: &io::Error) -> io::Error {
+    let text = error.to_string();
+    io::Error::new(error.kind(), text.trim().replace('\n', ", "))
+}
+
+/// `dir` absolute and without links; its last part need not be there, nor answer.
+fn absolute(dir: &Path) -> io::Result<PathBuf> {
+    let (Some(name), Some(parent)) = (dir.file_name(), dir.parent()) else {
+        return dir.canonicalize();
+    };
+    let parent = match parent.as_os_str().is_empty() {
+        true => Path::new("."),
+        false => parent,
+    };
+    let path = parent.canonicalize()?.join(name);
+    // A daemon that is stopped would not even tell whether its mount is a link.
+    let is_ours = mount_table::topmost_at(&path)?.is_some_and(|top| top.fs_type == OUR_TYPE);
+    match !is_ours && path.is_symlink() {
+        true => path.canonicalize(),
+        false => Ok(path),
+    }
+}
+
+/// True if the mount at `path` has lost its daemon. Asks from a thread of its own, because a daemon
+/// that is stopped does not answer at all.
+fn is_abandoned(path: &Path) -> bool {
+    let (answer, answered) = mpsc::channel();
+    let place = path.to_owned();
+    let asked = thread::Builder::new()
+        .name("mount-check".into())
+        .spawn(move || {
+            let error = fs::read_dir(place).err();
+            let _ = answer.send(error.and_then(|error| error.raw_os_error()));
+        });
+    asked.is_ok()
+        && answered.recv_timeout(ANSWER_DEADLINE) == Ok(Some(Errno::NOTCONN.raw_os_error()))
+}
+
+/// Unmounts what is at `path`, also while it is in use: it vanishes for everybody who looks anew.
+fn detach(path: &Path) -> io::Result<()> {
+    match unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+        Err(Errno::PERM) => detach_as_user(path),
+        outcome => Ok(outcome?),
+    }
+}
+
+/// The same without root, by the program that may.
+fn detach_as_user(path: &Path) -> io::Result<()> {
+    let arguments = ["-u", "-z", "--"].map(OsStr::new);
+    let output = Command::new("fusermount3")
+        .args(arguments)
+        .arg(path)
+        .stdin(Stdio::null())
+        .output()?;
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(io::Error::other(
+            String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn empty_or_missing_directory_will_do() {
+        let dir = tempfile::tempdir().unwrap();
+
+        let empty = MountPoint::check(dir.path()).unwrap();
+        let missing = MountPoint::check(&dir.path().join("new")).unwrap();
+
+        assert!(!empty.is_stale && !missing.is_stale);
+        assert!(!dir.path().join("new").exists());
+    }
+
+    #[test]
+    fn directory_with_files_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("file"), "").unwrap();
+
+        let error = MountPoint::check(dir.path()).unwrap_err();
+
+        assert!(matches!(error, MountError::NotEmpty { .. }), "{error}");
+    }
+
+    #[test]
+    fn file_and_missing_parent_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        fs::write(&file, "").unwrap();
+
+        for place in [file.clone(), file.join("x"), dir.path().join("no/where")] {
+            let error = MountPoint::check(&place).unwrap_err();
+            assert!(matches!(error, MountError::Directory { .. }), "{error}");
+        }
+    }
+
+    #[test]
+    fn links_on_the_way_are_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("real")).unwrap();
+        std::os::unix::fs::symlink("real", dir.path().join("link")).unwrap();
+
+        let real = dir.path().canonicalize().unwrap().join("real");
+        assert_eq!(absolute(&dir.path().join("link")).unwrap(), real);
+        let below = absolute(&dir.path().join("link/new")).unwrap();
+        assert_eq!(below, real.join("new"));
+    }
+}
