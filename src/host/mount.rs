@@ -19,8 +19,9 @@ use fuser::{MountOption, Session, SessionACL};
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 
+use super::daemon_id::DaemonId;
 use super::filesystem::ControlFs;
-use super::mount_table::{self, OUR_TYPE};
+use super::mount_table::{self, MountEntry, OUR_TYPE};
 use vbus::tree::Tree;
 
 /// Threads that serve the mount: one slow attribute does not hold up everybody.
@@ -100,8 +101,8 @@ impl MountPoint {
         };
         let path = absolute(dir).map_err(refused)?;
         let top = mount_table::topmost_at(&path).map_err(refused)?;
-        if top.is_some_and(|top| top.fs_type == OUR_TYPE) {
-            return match is_abandoned(&path) {
+        if let Some(top) = top.filter(|top| top.fs_type == OUR_TYPE) {
+            return match is_abandoned(&top) {
                 true => Ok(MountPoint {
                     path,
                     is_stale: true,
@@ -223,7 +224,7 @@ fn start(
 ) -> io::Result<(Receiver<()>, Arc<AtomicBool>, u64)> {
     let mut config = fuser::Config::default();
     config.mount_options = vec![
-        MountOption::FSName("alacrity".into()),
+        MountOption::FSName(DaemonId::own()?.to_string()),
         // fuser hands its own `Subtype` to fusermount3 only, not to mount(2).
         MountOption::CUSTOM("subtype=alacrity".into()),
         MountOption::DefaultPermissions,
@@ -286,11 +287,15 @@ fn absolute(dir: &Path) -> io::Result<PathBuf> {
     }
 }
 
-/// True if the mount at `path` has lost its daemon. Asks from a thread of its own, because a daemon
-/// that is stopped does not answer at all.
-fn is_abandoned(path: &Path) -> bool {
+/// True if the mount has lost its daemon. It is asked only if its daemon cannot be seen any more, and
+/// by a thread of its own: one that is stopped in another PID namespace does not answer at all.
+fn is_abandoned(mount: &MountEntry) -> bool {
+    let daemon = mount.source.parse::<DaemonId>();
+    if daemon.is_ok_and(|daemon| daemon.is_alive()) {
+        return false;
+    }
     let (answer, answered) = mpsc::channel();
-    let place = path.to_owned();
+    let place = mount.mount_point.clone();
     let asked = thread::Builder::new()
         .name("mount-check".into())
         .spawn(move || {

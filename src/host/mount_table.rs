@@ -18,6 +18,8 @@ pub struct MountEntry {
     pub mount_point: PathBuf,
     /// Type of the file system, e.g. `fuse.alacrity`.
     pub fs_type: String,
+    /// What is mounted; of ours, the [`super::daemon_id::DaemonId`].
+    pub source: String,
 }
 
 /// The mount that one sees at exactly `path` (absolute, without links); `None` if nothing is
@@ -44,11 +46,13 @@ fn parse(line: &[u8]) -> Option<MountEntry> {
     let mut fields = line.split(|byte| *byte == b' ');
     let mount_id = str::from_utf8(fields.next()?).ok()?.parse().ok()?;
     let mount_point = PathBuf::from(OsString::from_vec(unescape(fields.nth(3)?)));
-    let fs_type = fields.skip_while(|field| *field != b"-").nth(1)?;
+    let mut fields = fields.skip_while(|field| *field != b"-").skip(1);
+    let mut text = || Some(String::from_utf8_lossy(fields.next()?).into_owned());
     Some(MountEntry {
         mount_id,
         mount_point,
-        fs_type: String::from_utf8_lossy(fs_type).into_owned(),
+        fs_type: text()?,
+        source: text()?,
     })
 }
 
@@ -94,6 +98,7 @@ not a line
         let root = find_topmost(TABLE, Path::new("/")).unwrap();
 
         assert_eq!((root.mount_id, root.fs_type.as_str()), (21, "ext4"));
+        assert_eq!(root.source, "/dev/root");
         assert_eq!(find_topmost(TABLE, Path::new("/run/other")), None);
     }
 
