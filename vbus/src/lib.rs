@@ -1,4 +1,18 @@
-//! The virtual bus: object model, verbs, control tree, signals and rings.
+//! The virtual bus: devices of a host for guests and processes, which speak to them with two verbs,
+//! `call` and `shm`.
+//!
+//! | module | what lives there |
+//! |---|---|
+//! | [`verbs`], [`device`], [`attribute`] | what clients call, what device models implement |
+//! | [`bus`] | classes, devices, buses, members, clients, connections, and who may do what |
+//! | [`tree`], [`state`] | the control tree of an administrator, and what of it is kept |
+//! | [`memory`], [`signal`], [`ring`] | shared memory, who is awake, slots that go round |
+//! | [`abi`] | layouts and numbers that both sides share |
+//! | [`server`], [`wire`], [`eventfd`] | the verbs for other processes, over a Unix socket |
+//! | [`client`] | the other end of that socket, with a tutorial |
+//!
+//! Nothing here knows KVM, PCI or a device. Clients are hostile: what they share is read once, then
+//! checked, and one that breaks the rules is cut off alone. Lock order: [`bus`].
 #![cfg_attr(
     test,
     allow(
