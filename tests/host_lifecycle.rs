@@ -157,8 +157,9 @@ fn assert_flat(daemon: &Daemon, cycle: impl Fn(usize)) {
         "{rss} KiB, {fds} descriptors, {threads} threads; {grown} KiB more after {CYCLES} cycles"
     );
     assert!(grown <= SLACK_KIB, "grew by {grown} KiB from {rss} KiB");
-    assert_eq!(daemon.num_fds(), fds);
-    assert_eq!(daemon.num_threads(), threads);
+    // The last one's thread may still be about to go.
+    let is_flat = || daemon.num_fds() <= fds && daemon.num_threads() <= threads;
+    assert!(until(DEADLINE, is_flat), "more descriptors or threads");
 }
 
 #[test]
