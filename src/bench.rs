@@ -174,19 +174,3 @@ pub trait Case {
 pub use call::CallCase;
 pub use frames::FramesCase;
 pub use transport::RingCase;
-
-/// Values of two subjects from `num_rounds` rounds of ours, theirs, theirs, ours.
-fn alternate(
-    num_rounds: usize,
-    ours: impl Fn() -> Result<f64, BenchError>,
-    theirs: impl Fn() -> Result<f64, BenchError>,
-) -> Result<(Vec<f64>, Vec<f64>), BenchError> {
-    let (mut our_values, mut their_values) = (Vec::new(), Vec::new());
-    for _ in 0..num_rounds {
-        our_values.push(ours()?);
-        their_values.push(theirs()?);
-        their_values.push(theirs()?);
-        our_values.push(ours()?);
-    }
-    Ok((our_values, their_values))
-}

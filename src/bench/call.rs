@@ -14,7 +14,7 @@ use super::bus::{Bench, refused};
 use super::echo::Echo;
 use super::harness::{pin, two_cpus};
 use super::report::{Comparison, Report};
-use super::{BenchError, Case, Effort, alternate};
+use super::{BenchError, Case, Effort};
 
 /// Bytes of the question and of the answer.
 const DATA_BYTES: usize = 6;
@@ -55,38 +55,25 @@ fn run(effort: Effort) -> Result<Report, BenchError> {
         .map_err(|source| BenchError::Ram { source })?;
     let echo = Echo::start(DATA_BYTES)?;
 
-    let over_socket = || ask_for_mac(&remote, num_calls);
-    let bare_socket = || echo.call_ns(num_calls);
+    let over_socket = ("socket", || ask_for_mac(&remote, num_calls));
+    let bare_socket = ("socketpair", || echo.call_ns(num_calls));
     // The device takes one connection at a time.
-    let socket = alternate(num_rounds, over_socket, bare_socket)?;
-    let control = alternate(num_rounds, over_socket, over_socket)?;
-    let in_process = {
-        let local = bench.client(0, ram)?;
-        let local = &local;
-        alternate(num_rounds, || ask_for_mac(local, num_calls), over_socket)?
-    };
-
-    let comparison =
-        |name: &str, (ours, theirs), ours_name, theirs_name: &'static str| Comparison {
-            name: name.to_owned(),
-            unit: "ns",
-            is_control: ours_name == theirs_name,
-            goal: None,
-            ours_name,
-            theirs_name,
-            ours,
-            theirs,
-        };
+    let socket = Comparison::measure("socket".into(), num_rounds, over_socket, bare_socket)?;
+    let control = Comparison::measure(
+        "socket = socket".into(),
+        num_rounds,
+        over_socket,
+        over_socket,
+    )?;
+    let local = bench.client(0, ram)?;
+    let in_process = ("in process", || ask_for_mac(&local, num_calls));
+    let in_process = Comparison::measure("in process".into(), num_rounds, in_process, over_socket)?;
     Ok(Report {
         case: "call",
         what: "one synchronous call of a device, 6 bytes each way, all threads on one CPU: over the \
                    daemon's socket beside an echo over a bare socket pair, and in process beside the \
                    socket",
-        comparisons: vec![
-            comparison("socket", socket, "socket", "socketpair"),
-            comparison("in process", in_process, "in process", "socket"),
-            comparison("socket = socket", control, "socket", "socket"),
-        ],
+        comparisons: vec![socket, in_process, control],
         signals: vec![],
     })
 }

@@ -9,7 +9,7 @@ use super::bus::{Bench, Driver};
 use super::echo::Echo;
 use super::report::{Comparison, Report};
 use super::tap_pair::TapPair;
-use super::{BenchError, Case, Effort, alternate};
+use super::{BenchError, Case, Effort};
 
 /// Bytes of a frame, smallest and largest of an ordinary network.
 const FRAME_BYTES: [usize; 2] = [64, 1500];
@@ -46,22 +46,18 @@ impl Case for FramesCase {
                     |stream| taps.receive(stream),
                 )
             };
-            let mut compare = |ours_name, theirs_name, (ours, theirs)| {
-                comparisons.push(Comparison {
-                    name: format!("{ours_name}, {len} B"),
-                    unit: "ns",
-                    is_control: ours_name == theirs_name,
-                    goal: None,
-                    ours_name,
-                    theirs_name,
-                    ours,
-                    theirs,
-                });
-            };
-            let pairs = alternate(num_rounds, through_loopback, through_sockets)?;
-            compare("loopback", "socket pair", pairs);
-            let pairs = alternate(num_rounds, through_switch, through_bridge)?;
-            compare("switch", "TAPs on a bridge", pairs);
+            comparisons.push(Comparison::measure(
+                format!("loopback, {len} B"),
+                num_rounds,
+                ("loopback", through_loopback),
+                ("socket pair", through_sockets),
+            )?);
+            comparisons.push(Comparison::measure(
+                format!("switch, {len} B"),
+                num_rounds,
+                ("switch", through_switch),
+                ("TAPs on a bridge", through_bridge),
+            )?);
         }
         Ok(Report {
             case: "frames",

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::Serialize;
 
+use super::BenchError;
+
 /// Outcome of one case.
 #[derive(Debug, Serialize)]
 pub struct Report {
@@ -80,6 +82,33 @@ impl Spread {
 }
 
 impl Comparison {
+    /// Measures nanoseconds of two subjects, each with its name, in `num_rounds` rounds of ours,
+    /// theirs, theirs, ours. There is no goal.
+    pub(super) fn measure(
+        name: String,
+        num_rounds: usize,
+        (ours_name, ours): (&'static str, impl Fn() -> Result<f64, BenchError>),
+        (theirs_name, theirs): (&'static str, impl Fn() -> Result<f64, BenchError>),
+    ) -> Result<Self, BenchError> {
+        let mut comparison = Comparison {
+            name,
+            unit: "ns",
+            is_control: ours_name == theirs_name,
+            goal: None,
+            ours_name,
+            theirs_name,
+            ours: Vec::new(),
+            theirs: Vec::new(),
+        };
+        for _ in 0..num_rounds {
+            comparison.ours.push(ours()?);
+            comparison.theirs.push(theirs()?);
+            comparison.theirs.push(theirs()?);
+            comparison.ours.push(ours()?);
+        }
+        Ok(comparison)
+    }
+
     /// How many times better the first subject is: of the sums of each round, which ran as
     /// ours, theirs, theirs, ours.
     pub fn ratio(&self) -> Spread {

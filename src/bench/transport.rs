@@ -98,25 +98,12 @@ fn compare(
     load: Load,
     num_rounds: usize,
 ) -> Result<Comparison, BenchError> {
-    let is_control = ours.name == theirs.name;
-    let mut comparison = Comparison {
-        name,
-        unit: "ns",
-        is_control,
-        goal,
-        ours_name: ours.name,
-        theirs_name: theirs.name,
-        ours: Vec::new(),
-        theirs: Vec::new(),
+    let run = |subject: Subject| {
+        let once = move || (subject.run)(load).map(|outcome| outcome.ns_per_descriptor);
+        (subject.name, once)
     };
-    let once = |subject: Subject| (subject.run)(load).map(|outcome| outcome.ns_per_descriptor);
-    for _ in 0..num_rounds {
-        comparison.ours.push(once(ours)?);
-        comparison.theirs.push(once(theirs)?);
-        comparison.theirs.push(once(theirs)?);
-        comparison.ours.push(once(ours)?);
-    }
-    Ok(comparison)
+    let comparison = Comparison::measure(name, num_rounds, run(ours), run(theirs))?;
+    Ok(Comparison { goal, ..comparison })
 }
 
 fn count_signals(

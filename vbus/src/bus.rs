@@ -67,6 +67,6 @@ pub(crate) use shell::{Shell, ShellAttribute};
 pub(crate) use view::Snapshot;
 
 /// Locks; a thread that panicked with the lock held left nothing half done that matters to others.
-fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

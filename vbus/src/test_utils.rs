@@ -5,7 +5,7 @@ pub mod ring_echo;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use vm_memory::GuestAddress;
 
 use crate::attribute::Attribute;
-use crate::bus::Host;
+use crate::bus::{Host, lock};
 use crate::device::{
     Connection, Device, DeviceClass, FaultReporter, Interface, InterfaceOffer, Peer, Shm,
 };
@@ -37,10 +37,6 @@ pub mod func {
     pub const POKE: u32 = 2;
     /// Drops the shm with the id in the first byte of the data.
     pub const DROP_SHM: u32 = 3;
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What is alive of an [`EchoClass`], and how often things happened.
