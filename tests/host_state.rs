@@ -65,7 +65,7 @@ fn state_that_was_saved_survives_a_kill() {
     let before = site.shell(LOOK).stdout;
     let is_saved = || {
         let text = fs::read_to_string(site.path("bus.toml")).unwrap_or_default();
-        text.contains("second")
+        text.contains("02:00:00:00:00:08") // what was written last
     };
     assert!(until(DEADLINE, is_saved), "it is never saved");
 
