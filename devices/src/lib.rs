@@ -10,6 +10,7 @@
 //! | [`metrics`] | counters, owned by the device, read by the collector |
 //! | [`pci`] | root complex, configuration space, MSI-X |
 //! | [`tap`] | TAP interfaces of the host |
+//! | [`vbus_pci`] | the PCI function through which a guest reaches its bus |
 //! | [`venet`] | `virtual-ethernet` devices on the virtual bus |
 //! | [`virtio`] | virtio devices and their PCI transport |
 //! | [`legacy`] | serial ports, ACPI power, reset and panic ports |
@@ -39,6 +40,7 @@ pub mod pci;
 pub mod tap;
 #[cfg(any(test, feature = "test-utils"))]
 pub mod test_utils;
+pub mod vbus_pci;
 pub mod venet;
 pub mod virtio;
 pub mod worker;

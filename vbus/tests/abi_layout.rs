@@ -12,7 +12,7 @@ use std::mem::{offset_of, size_of};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use vbus::abi::{self, venet};
+use vbus::abi::{self, pci, venet};
 
 /// `VBUS_RING_MAGIC`, `sizeof vbus_ring_slot`, `offsetof vbus_ring_slot.turn` → its value as text.
 type Values = BTreeMap<String, String>;
@@ -66,6 +66,20 @@ fn rust_values() -> Values {
     layout!(values, "venet_segment", venet::Segment: addr, len, reserved);
     layout!(values, "venet_capabilities", venet::Capabilities: group, bits);
     layout!(values, "venet_link_info", venet::LinkInfo: mtu, is_up);
+    consts!(values, "VBUS_PCI_", pci: VENDOR_ID, DEVICE_ID, REVISION, CLASS, REGISTERS_BAR, PORTS_BAR, MSIX_BAR, REGISTERS_BAR_BYTES, PORTS_BAR_BYTES, MAGIC, VERSION, NUM_EVENT_QUEUES, NUM_SIGNALS, NUM_VECTORS, NUM_CHANNELS, NO_SIGNAL, NO_VECTOR, STATUS_PENDING, KIND_BYTES, MAX_CALL_BYTES);
+    consts!(values, "VBUS_PCI_PORT_", pci::port: DOORBELL, FAST_CALL);
+    consts!(values, "VBUS_PCI_FUNC_", pci::func: NEGOTIATE, EVENT_QUEUE, START, CHANNEL, DEVICE_INFO, OPEN, DEVICE_CALL, SHM, CLOSE);
+    consts!(values, "VBUS_PCI_EVENT_", pci::event: DEVICE_ADDED, DEVICE_DROPPED, SIGNAL, SHM_CLOSED);
+    layout!(values, "vbus_pci_registers", pci::Registers: magic, version, capabilities, num_event_queues, num_signals, num_vectors, num_channels, num_resets, reset, call);
+    layout!(values, "vbus_pci_call", pci::Call: func, status, args);
+    layout!(values, "vbus_pci_negotiate", pci::Negotiate: version, reserved, capabilities);
+    layout!(values, "vbus_pci_event_queue", pci::EventQueue: queue, vector, addr, len, reserved);
+    layout!(values, "vbus_pci_channel", pci::Channel: channel, reserved, addr);
+    layout!(values, "vbus_pci_device_info", pci::DeviceInfo: id, reserved, kind);
+    layout!(values, "vbus_pci_open", pci::Open: id, version, handle);
+    layout!(values, "vbus_pci_device_call", pci::DeviceCall: handle, func, len, addr);
+    layout!(values, "vbus_pci_shm", pci::Shm: handle, cookie, addr, len, id, priority, signal_offset, vector, signal);
+    layout!(values, "vbus_pci_close", pci::Close: handle);
     values
 }
 
@@ -113,6 +127,7 @@ fn rust_names() -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     for (text, prefix) in [
         (include_str!("../src/abi.rs"), "VBUS_"),
+        (include_str!("../src/abi/pci.rs"), "VBUS_PCI_"),
         (include_str!("../src/abi/venet.rs"), "VENET_"),
     ] {
         let file = syn::parse_file(text).unwrap();

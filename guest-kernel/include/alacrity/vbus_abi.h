@@ -84,6 +84,235 @@ struct vbus_ring_slot {
 	__le16 turn;
 } __attribute__((aligned(8)));
 
+/*
+ * The PCI connector: the function through which a guest reaches its bus.
+ */
+
+/* PCI vendor: that of AlacrityVM's bridge. */
+#define VBUS_PCI_VENDOR_ID	0x11da
+/* PCI device: that of AlacrityVM's bridge. */
+#define VBUS_PCI_DEVICE_ID	0x2000
+/* PCI revision. AlacrityVM's is 2, and its drivers refuse any other. */
+#define VBUS_PCI_REVISION	3
+/* PCI class: bridge, other. */
+#define VBUS_PCI_CLASS	0x068000
+/* BAR of Registers: memory. */
+#define VBUS_PCI_REGISTERS_BAR	0
+/* BAR of the doorbells: ports. */
+#define VBUS_PCI_PORTS_BAR	2
+/* BAR of the MSI-X table and its pending bits: memory. */
+#define VBUS_PCI_MSIX_BAR	4
+/* Bytes of BAR REGISTERS_BAR. */
+#define VBUS_PCI_REGISTERS_BAR_BYTES	4096
+/* Bytes of BAR PORTS_BAR. */
+#define VBUS_PCI_PORTS_BAR_BYTES	16
+/* First register: VBPC as text. */
+#define VBUS_PCI_MAGIC	0x43504256
+/* Version of the connector, negotiated by NEGOTIATE. */
+#define VBUS_PCI_VERSION	3
+/* Event queues, each for a range of priorities, 0 the least urgent. */
+#define VBUS_PCI_NUM_EVENT_QUEUES	4
+/* Doorbells: numbers of signals. The first NUM_EVENT_QUEUES are those of the event queues. */
+#define VBUS_PCI_NUM_SIGNALS	128
+/* MSI-X vectors. */
+#define VBUS_PCI_NUM_VECTORS	64
+/* Channels for fast calls, one for each vCPU. */
+#define VBUS_PCI_NUM_CHANNELS	32
+/* "No signal": in Shm::signal_offset and Shm::signal. */
+#define VBUS_PCI_NO_SIGNAL	0xffffffffU
+/* "No vector of its own": the signal comes as SIGNAL. */
+#define VBUS_PCI_NO_VECTOR	0xffffffffU
+/* Call::status before the call: what a guest finds there afterwards was not answered. */
+#define VBUS_PCI_STATUS_PENDING	0x80000000U
+/* Bytes of DeviceInfo::kind. */
+#define VBUS_PCI_KIND_BYTES	64
+/* Most bytes of DeviceCall::len. */
+#define VBUS_PCI_MAX_CALL_BYTES	(64U << 10)
+
+/**
+ * struct vbus_pci_registers - BAR 0. All registers but the last two are read-only.
+ * @magic: MAGIC.
+ * @version: VERSION.
+ * @capabilities: Capabilities offered.
+ * @num_event_queues: NUM_EVENT_QUEUES.
+ * @num_signals: NUM_SIGNALS.
+ * @num_vectors: NUM_VECTORS.
+ * @num_channels: NUM_CHANNELS.
+ * @num_resets: Resets so far, by whatever cause.
+ * @reset: Any write: back to the initial state, all connections closed, before the write returns.
+ * @call: Write: address of a Call, as 8 bytes, or as low then high word. The call is done when the write (of the high word) returns.
+ */
+struct vbus_pci_registers {
+	__le32 magic;
+	__le32 version;
+	__le64 capabilities;
+	__le32 num_event_queues;
+	__le32 num_signals;
+	__le32 num_vectors;
+	__le32 num_channels;
+	__le32 num_resets;
+	__le32 reset;
+	__le64 call;
+} __attribute__((aligned(8)));
+
+/* Ports of BAR 2: byte offsets. 32-bit writes. */
+/* The data is the number of a signal: wakes the host's end of that shm-signal. */
+#define VBUS_PCI_PORT_DOORBELL	0
+/* The data is a channel: does the Call of that channel before the write returns. */
+#define VBUS_PCI_PORT_FAST_CALL	4
+
+/* Call::func. */
+/* Negotiate. First of all; EBUSY the second time until a reset. */
+#define VBUS_PCI_FUNC_NEGOTIATE	0
+/* EventQueue. Each queue once. */
+#define VBUS_PCI_FUNC_EVENT_QUEUE	1
+/* No arguments. Attaches to the bus: events begin. Needs all event queues. */
+#define VBUS_PCI_FUNC_START	2
+/* Channel. Each channel once. */
+#define VBUS_PCI_FUNC_CHANNEL	3
+/* DeviceInfo. */
+#define VBUS_PCI_FUNC_DEVICE_INFO	4
+/* Open. */
+#define VBUS_PCI_FUNC_OPEN	5
+/* DeviceCall. The status is the device's. */
+#define VBUS_PCI_FUNC_DEVICE_CALL	6
+/* Shm. */
+#define VBUS_PCI_FUNC_SHM	7
+/* Close. */
+#define VBUS_PCI_FUNC_CLOSE	8
+
+/* What a slot of an event queue returns in meta[0]; its addr is the id or cookie. */
+/* An interface is on the bus: addr is its id. */
+#define VBUS_PCI_EVENT_DEVICE_ADDED	0
+/* An interface left the bus, or this guest was cut off from it: addr is its id. */
+#define VBUS_PCI_EVENT_DEVICE_DROPPED	1
+/* A signal without a vector of its own: addr is the cookie. */
+#define VBUS_PCI_EVENT_SIGNAL	2
+/* The host will not touch this shared memory again: addr is the cookie. */
+#define VBUS_PCI_EVENT_SHM_CLOSED	3
+
+/**
+ * struct vbus_pci_call - A call: in guest memory, at a multiple of 64, inside one page.
+ * @func: One of func.
+ * @status: In: STATUS_PENDING. Out: a negated errno or a result of at least 0. Written last.
+ * @args: The arguments of func, from the first byte on; the rest is zero. Results go to their places.
+ */
+struct vbus_pci_call {
+	__le32 func;
+	__le32 status;
+	__u8 args[120];
+} __attribute__((aligned(8)));
+
+/**
+ * struct vbus_pci_negotiate - Arguments of NEGOTIATE.
+ * @version: VERSION, else EINVAL.
+ * @reserved: Zero.
+ * @capabilities: In: wanted. Out: given. None is defined yet: 0.
+ */
+struct vbus_pci_negotiate {
+	__le32 version;
+	__le32 reserved;
+	__le64 capabilities;
+} __attribute__((aligned(8)));
+
+/**
+ * struct vbus_pci_event_queue - Arguments of EVENT_QUEUE.
+ * @queue: Which one: 0 to NUM_EVENT_QUEUES - 1. Events of interfaces use the last.
+ * @vector: MSI-X vector; several queues may share one.
+ * @addr: Address of its ring, whose empty slots the guest has published or will publish.
+ * @len: Bytes of the ring.
+ * @reserved: Zero.
+ */
+struct vbus_pci_event_queue {
+	__le32 queue;
+	__le32 vector;
+	__le64 addr;
+	__le32 len;
+	__le32 reserved;
+} __attribute__((aligned(8)));
+
+/**
+ * struct vbus_pci_channel - Arguments of CHANNEL.
+ * @channel: 0 to NUM_CHANNELS - 1.
+ * @reserved: Zero.
+ * @addr: Address of its Call, which stays there until the reset.
+ */
+struct vbus_pci_channel {
+	__le32 channel;
+	__le32 reserved;
+	__le64 addr;
+} __attribute__((aligned(8)));
+
+/**
+ * struct vbus_pci_device_info - Arguments of DEVICE_INFO.
+ * @id: Id of an interface on the bus, else ENOENT.
+ * @reserved: Zero.
+ * @kind: Out: what it speaks, e.g. virtual-ethernet, and zeros, at least one.
+ */
+struct vbus_pci_device_info {
+	__le32 id;
+	__le32 reserved;
+	__u8 kind[VBUS_PCI_KIND_BYTES];
+} __attribute__((aligned(8)));
+
+/**
+ * struct vbus_pci_open - Arguments of OPEN.
+ * @id: Id of an interface.
+ * @version: Version of the device's ABI.
+ * @handle: Out: never 0, never used again until the reset.
+ */
+struct vbus_pci_open {
+	__le32 id;
+	__le32 version;
+	__le64 handle;
+} __attribute__((aligned(8)));
+
+/**
+ * struct vbus_pci_device_call - Arguments of DEVICE_CALL.
+ * @handle: Of the connection.
+ * @func: Defined by the device class.
+ * @len: Bytes of data, at most MAX_CALL_BYTES.
+ * @addr: Address of the data, which the device may change unless it fails.
+ */
+struct vbus_pci_device_call {
+	__le64 handle;
+	__le32 func;
+	__le32 len;
+	__le64 addr;
+} __attribute__((aligned(8)));
+
+/**
+ * struct vbus_pci_shm - Arguments of SHM.
+ * @handle: Of the connection.
+ * @cookie: The guest's own number for the memory; comes back in events.
+ * @addr: Address of the memory: one range of RAM.
+ * @len: Bytes of the memory.
+ * @id: Which one: defined by the device class.
+ * @priority: 0, the lowest, to 7: picks the event queue.
+ * @signal_offset: Byte offset of the signal pair in the memory, or NO_SIGNAL.
+ * @vector: MSI-X vector of the signal, or NO_VECTOR; several signals may share one.
+ * @signal: Out: what to write to DOORBELL, or NO_SIGNAL.
+ */
+struct vbus_pci_shm {
+	__le64 handle;
+	__le64 cookie;
+	__le64 addr;
+	__le32 len;
+	__le32 id;
+	__le32 priority;
+	__le32 signal_offset;
+	__le32 vector;
+	__le32 signal;
+} __attribute__((aligned(8)));
+
+/**
+ * struct vbus_pci_close - Arguments of CLOSE.
+ * @handle: Of the connection.
+ */
+struct vbus_pci_close {
+	__le64 handle;
+} __attribute__((aligned(8)));
+
 #define VENET_KIND			"virtual-ethernet"
 #define VENET_VERSION			2
 
@@ -211,6 +440,8 @@ struct venet_link_info {
 _Static_assert(sizeof(struct vbus_signal_flags) == VBUS_CACHE_LINE_BYTES, "signal flags");
 _Static_assert(sizeof(struct vbus_ring_header) == VBUS_RING_SLOTS_OFFSET, "ring header");
 _Static_assert(sizeof(struct vbus_ring_slot) == 32, "ring slot");
+_Static_assert(sizeof(struct vbus_pci_registers) == 48, "connector registers");
+_Static_assert(sizeof(struct vbus_pci_call) == 128, "connector call");
 _Static_assert(sizeof(struct venet_frame_meta) == 16, "frame meta");
 _Static_assert(sizeof(struct venet_segment) == 16, "segment");
 
