@@ -50,6 +50,7 @@ mod name;
 mod notice;
 mod quota;
 mod registry;
+mod report;
 mod shell;
 mod view;
 

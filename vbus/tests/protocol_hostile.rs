@@ -15,7 +15,9 @@ use std::sync::mpsc;
 use protocol_lab::{DEADLINE, ECHO, Lab, RawPeer, memfd, num_fds_named, num_mappings_named};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
-use vbus::abi::wire::{Call, Close, Header, MAX_MESSAGE_BYTES, MemAdd, Open, Shm, kind, shm_flag};
+use vbus::abi::wire::{
+    Call, Close, Header, MAX_MESSAGE_BYTES, MAX_TEXT_BYTES, MemAdd, Open, Shm, kind, shm_flag,
+};
 use vbus::bus::Limits;
 use vbus::client::{ClientError, Connection};
 use vbus::memory::Region;
@@ -615,7 +617,8 @@ fn verbs_need_a_bus() {
     let page = [page.as_fd()];
     let mem_add = mem_add(0, 4096, 0);
     let share = shm(1, shm_flag::MEMFD);
-    let requests: [(u16, &[u8], &[BorrowedFd<'_>]); 6] = [
+    let requests: [(u16, &[u8], &[BorrowedFd<'_>]); 7] = [
+        (kind::REPORT, b"state running", &[]),
         (kind::OPEN, &[0; size_of::<Open>()], &[]),
         (kind::CALL, &[0; size_of::<Call>()], &[]),
         (kind::CLOSE, &[0; size_of::<Close>()], &[]),
@@ -629,4 +632,37 @@ fn verbs_need_a_bus() {
     }
     let answer = peer.request(kind::JOIN, b"nowhere", &[]).unwrap();
     assert_eq!(answer.errno, Errno::NOENT.raw_os_error());
+}
+
+#[test]
+fn report_that_cannot_be_shown_is_refused_and_one_that_is_no_text_cuts_off() {
+    let lab = Lab::new();
+    let mut peer = RawPeer::connect(&lab.path());
+    peer.hello();
+    peer.request(kind::JOIN, b"bus0", &[]).unwrap();
+    let mut report = |text: &[u8]| {
+        peer.request(kind::REPORT, text, &[])
+            .map(|answer| answer.errno)
+    };
+    let invalid = Errno::INVAL.raw_os_error();
+    let vms = || lab.host.tree().list("sys/vms").unwrap().len();
+
+    assert_eq!(report(b"../../version 1").unwrap(), invalid);
+    assert_eq!(report(b"state").unwrap(), invalid);
+    assert_eq!(vms(), 0);
+    assert_eq!(report(b"state running\nexits/io 1").unwrap(), 0);
+    assert_eq!(vms(), 1);
+    for n in 0..100 {
+        let wanted = if n < 61 {
+            0
+        } else {
+            Errno::DQUOT.raw_os_error()
+        };
+        let text = format!("n{n} 1");
+        assert_eq!(report(text.as_bytes()).unwrap(), wanted, "{n}");
+    }
+    assert_packet_cuts_off(&[header(18, kind::REPORT, 0).as_bytes(), b"\xff\xfe"].concat());
+    let long = vec![b'x'; MAX_TEXT_BYTES + 1];
+    let len = u32::try_from(16 + long.len()).unwrap();
+    assert_packet_cuts_off(&[header(len, kind::REPORT, 0).as_bytes(), &long].concat());
 }

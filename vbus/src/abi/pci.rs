@@ -70,7 +70,8 @@ pub struct Registers {
     pub num_channels: U32,
     /// Resets so far, by whatever cause.
     pub num_resets: U32,
-    /// Any write: back to the initial state, all connections closed, before the write returns.
+    /// Any write: back to the initial state, all connections closed, before the write returns. The
+    /// end of bus mastering does the same.
     pub reset: U32,
     /// Write: address of a [`Call`], as 8 bytes, or as low then high word. The call is done when
     /// the write (of the high word) returns.
@@ -148,7 +149,8 @@ pub struct Negotiate {
 #[repr(C, align(8))]
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct EventQueue {
-    /// Which one: 0 to [`NUM_EVENT_QUEUES`] - 1. Events of interfaces use the last.
+    /// Which one: 0 to [`NUM_EVENT_QUEUES`] - 1. Events of interfaces use the last, events of
+    /// shared memory that of its priority.
     pub queue: U32,
     /// MSI-X vector; several queues may share one.
     pub vector: U32,

@@ -22,6 +22,12 @@ pub const MAX_MESSAGE_BYTES: usize = crate::verbs::MAX_CALL_BYTES + 512;
 pub const MAX_FDS: usize = 3;
 /// Most bytes of a path or of a value in the control tree.
 pub const MAX_TEXT_BYTES: usize = 4096;
+/// Most names in all `REPORT`s of one process, directories included.
+pub const MAX_REPORT_NAMES: usize = 64;
+/// Most bytes of such a name, and of that of its directory.
+pub const MAX_REPORT_NAME_BYTES: usize = 32;
+/// Most bytes of a value in a `REPORT`.
+pub const MAX_REPORT_VALUE_BYTES: usize = 64;
 
 /// Kinds of messages, in [`Header::kind`].
 pub mod kind {
@@ -41,6 +47,9 @@ pub mod kind {
     pub const SHM: u16 = 7;
     /// [`super::Close`].
     pub const CLOSE: u16 = 8;
+    /// Lines of `NAME VALUE` or `DIRECTORY/NAME VALUE`: what a VM says about itself. Only with
+    /// [`super::cap::REPORT`].
+    pub const REPORT: u16 = 9;
 
     /// [`super::Texts`]: a directory and the name after which to go on; answered by
     /// [`super::Stat`]s, each with its name. `value` is 1 if there is more.
@@ -82,6 +91,8 @@ pub mod cap {
     pub const WAKE_UP_EVENTFD: u64 = 1 << 0;
     /// The client may administrate: `TREE_*` is taken.
     pub const ADMIN: u64 = 1 << 1;
+    /// `REPORT` is taken.
+    pub const REPORT: u64 = 1 << 2;
 }
 
 /// Bits of [`Shm::flags`]. Each of the first three stands for a descriptor, in this order.

@@ -37,6 +37,8 @@ pub(crate) struct HostStamps {
     pub classes: Stamp,
     pub devices: Stamp,
     pub buses: Stamp,
+    /// Members that report.
+    pub vms: Stamp,
 }
 
 impl Host {
@@ -54,6 +56,7 @@ impl Host {
                 classes: Stamp::new(0),
                 devices: Stamp::new(0),
                 buses: Stamp::new(0),
+                vms: Stamp::new(0),
             },
             housekeeper: Housekeeper::start(),
         })
@@ -243,6 +246,9 @@ impl Host {
         member.num_joins -= 1;
         if member.num_joins == 0 {
             registry.members.remove(&record.pid);
+            if !record.report.is_empty() {
+                self.stamps.vms.touch();
+            }
             record.bus.members_stamp.touch();
         }
     }

@@ -12,6 +12,7 @@ use super::housekeeper::Jobs;
 use super::identity::{Idents, Stamp};
 use super::instance::Bus;
 use super::quota::{Charge, Limits, Quota};
+use super::report::Report;
 use crate::memory::MemoryContext;
 use crate::verbs::EventSink;
 
@@ -35,6 +36,7 @@ pub(crate) struct MemberRecord {
     pub shared_bytes: Arc<Quota>,
     /// Times that it was cut off.
     pub faults: AtomicU64,
+    pub report: Report,
 }
 
 impl MemberRecord {
@@ -50,6 +52,7 @@ impl MemberRecord {
             shms: Quota::new(limits.shms),
             shared_bytes: Quota::new(limits.shared_bytes),
             faults: AtomicU64::new(0),
+            report: Report::new(idents),
         }
     }
 }
@@ -84,6 +87,21 @@ impl Member {
     /// `EDQUOT`: too many.
     pub fn charge_bytes(&self, len: u64) -> Result<Charge, Errno> {
         self.record.shared_bytes.charge(len)
+    }
+
+    /// Shows what the process says about itself in `sys/vms`, instead of what it said before: lines
+    /// of `NAME VALUE` or `DIRECTORY/NAME VALUE`, names of lower case letters, digits and `_`, values of
+    /// printable ASCII. The bounds are [`crate::abi::wire::MAX_REPORT_NAMES`] and its neighbours.
+    ///
+    /// # Errors
+    /// `EINVAL`: anything else. `EDQUOT`: more names than that, counted over all its reports.
+    pub fn report(&self, text: &str) -> Result<(), Errno> {
+        let was_empty = self.record.report.is_empty();
+        self.record.report.set(text)?;
+        if was_empty != self.record.report.is_empty() {
+            self.host.stamps.vms.touch();
+        }
+        Ok(())
     }
 
     /// The process.

@@ -24,7 +24,8 @@ impl Default for Limits {
             clients: 64,
             connections: 256,
             shms: 2048,
-            shared_bytes: 64 << 30,
+            // Twice the largest guest, since one that was reset is not let go of at once.
+            shared_bytes: 130 << 30,
         }
     }
 }

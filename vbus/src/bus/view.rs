@@ -77,6 +77,14 @@ impl Host {
         records.cloned().collect()
     }
 
+    /// The members of all buses that said something about themselves, by pid in ascending order.
+    pub(crate) fn reporters(&self) -> Vec<Arc<MemberRecord>> {
+        let registry = self.registry();
+        let records = registry.members.values().map(|member| &member.record);
+        let records = records.filter(|record| !record.report.is_empty());
+        records.cloned().collect()
+    }
+
     /// Every interface of a device and the bus that it is on.
     pub(crate) fn interfaces(
         &self,

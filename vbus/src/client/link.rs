@@ -232,6 +232,12 @@ impl Link {
         (state, came)
     }
 
+    /// Ends the connection: whoever waits for an answer gets `ECONNRESET` at once.
+    pub fn hang_up(&self) {
+        // Fails only if the server has hung up.
+        let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
+    }
+
     /// Takes in what came, without waiting.
     ///
     /// # Errors

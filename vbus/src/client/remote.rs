@@ -12,7 +12,9 @@ use rustix::io::Errno;
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::link::Link;
-use crate::abi::wire::{Call, Close, MemAdd, MemDrop, Open, Opened, Shm, cap, kind, shm_flag};
+use crate::abi::wire::{
+    Call, Close, MAX_TEXT_BYTES, MemAdd, MemDrop, Open, Opened, Shm, cap, kind, shm_flag,
+};
 use crate::eventfd;
 use crate::memory::Region;
 use crate::verbs::{Event, Handle, InterfaceId, MAX_CALL_BYTES, ShmRequest, Verbs};
@@ -123,6 +125,29 @@ impl Remote {
         self.request(kind::MEM_DROP, &[body.as_bytes()], &[])?;
         self.memory().retain(|registered| registered.base != base);
         Ok(())
+    }
+
+    /// Says something about this process, for `sys/vms` of the control tree; see
+    /// [`crate::bus::Member::report`].
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP`: the daemon does not take it. `EINVAL`, `EDQUOT`: it cannot be shown.
+    /// `ECONNRESET`.
+    pub fn report(&self, text: &str) -> Result<(), Errno> {
+        if self.link.caps() & cap::REPORT == 0 {
+            return Err(Errno::OPNOTSUPP);
+        }
+        if text.len() > MAX_TEXT_BYTES {
+            return Err(Errno::INVAL);
+        }
+        self.request(kind::REPORT, &[text.as_bytes()], &[])
+            .map(drop)
+    }
+
+    /// Hangs up without asking the daemon, also while other threads wait for it: they and all later
+    /// requests get `ECONNRESET`.
+    pub fn hang_up(&self) {
+        self.link.hang_up();
     }
 
     fn memory(&self) -> MutexGuard<'_, Vec<Registered>> {

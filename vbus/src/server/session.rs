@@ -197,6 +197,10 @@ impl Session {
                 ),
                 Err(errno) => Err(errno),
             },
+            Request::Report { text } => done(
+                self.membership()
+                    .and_then(|membership| membership.member.report(text)),
+            ),
             Request::Close { handle } => done(
                 self.membership()
                     .and_then(|membership| membership.client.close(handle)),
@@ -212,7 +216,7 @@ impl Session {
             self.outbox.answer(id, result, [&[], &[]]);
             return Err(CutOff::Version { min, max });
         }
-        let mut caps = 0;
+        let mut caps = cap::REPORT;
         if self.shared.probe.is_some() {
             caps |= cap::WAKE_UP_EVENTFD;
         }

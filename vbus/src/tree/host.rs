@@ -8,6 +8,7 @@
 //! | `sys/deviceclass/CLASS/` | known classes |
 //! | `sys/devices/NAME/` | devices: class, interfaces, attributes, counters |
 //! | `sys/instances/BUS/` | buses: interfaces by id, members by pid |
+//! | `sys/vms/PID/` | what VMs that are members of a bus say about themselves |
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -27,6 +28,7 @@ mod ident {
     pub const CLASSES: u64 = 7;
     pub const SYS_DEVICES: u64 = 8;
     pub const SYS_INSTANCES: u64 = 9;
+    pub const VMS: u64 = 10;
 }
 
 /// The root of a host's tree.
@@ -58,6 +60,7 @@ impl Root {
             let classes = Arc::new(sys::Classes(Arc::clone(&host)));
             let devices = Arc::new(sys::Devices(Arc::clone(&host)));
             let instances = Arc::new(sys::Instances(Arc::clone(&host)));
+            let reporters = Arc::clone(&host);
             vec![
                 directory("deviceclass", ident::CLASSES, &stamps.classes, classes),
                 directory("devices", ident::SYS_DEVICES, &stamps.devices, devices),
@@ -67,6 +70,12 @@ impl Root {
                     ident::VERSION,
                     stamps.started.modified(),
                     version,
+                ),
+                directory(
+                    "vms",
+                    ident::VMS,
+                    &stamps.vms,
+                    Arc::new(Fixed(move || sys::vm_entries(&reporters))),
                 ),
             ]
         }))

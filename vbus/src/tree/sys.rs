@@ -267,3 +267,36 @@ fn figures(member: &Arc<MemberRecord>) -> Vec<(String, Entry)> {
     });
     files.collect()
 }
+
+/// `sys/vms`.
+pub(super) fn vm_entries(host: &Host) -> Vec<(String, Entry)> {
+    let members = host.reporters().into_iter();
+    let mut entries: Vec<_> = members
+        .map(|member| {
+            let stamp = &member.report.stamp;
+            let (ident, modified) = (stamp.ident(), stamp.modified());
+            let name = member.pid.to_string();
+            let directory = fixed(move || report_entries(&member, None));
+            entry(&name, ident, modified, directory)
+        })
+        .collect();
+    entries.sort_by(|(a, _), (b, _)| a.cmp(b));
+    entries
+}
+
+/// `sys/vms/PID`, and directories in it.
+fn report_entries(member: &Arc<MemberRecord>, directory: Option<&str>) -> Vec<(String, Entry)> {
+    let modified = member.report.stamp.modified();
+    let entries = member.report.entries(directory).into_iter();
+    let shown_entries = entries.map(|node| {
+        let shown_node = match node.value {
+            Some(value) => shown(move || value.clone()),
+            None => {
+                let (member, name) = (Arc::clone(member), node.name.clone());
+                fixed(move || report_entries(&member, Some(&name)))
+            }
+        };
+        entry(&node.name, node.ident, modified, shown_node)
+    });
+    shown_entries.collect()
+}

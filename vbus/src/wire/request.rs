@@ -6,7 +6,8 @@ use zerocopy::{FromBytes, Immutable, KnownLayout};
 
 use super::{WireError, split_texts};
 use crate::abi::wire::{
-    Call, Close, Hello, MAGIC, MemAdd, MemDrop, Open, Shm as ShmLayout, kind, shm_flag,
+    Call, Close, Hello, MAGIC, MAX_TEXT_BYTES, MemAdd, MemDrop, Open, Shm as ShmLayout, kind,
+    shm_flag,
 };
 use crate::tree::MAX_NAME_BYTES;
 use crate::verbs::{Handle, InterfaceId, MAX_CALL_BYTES};
@@ -60,6 +61,11 @@ pub enum Request<'a> {
     Close {
         /// The connection.
         handle: Handle,
+    },
+    /// What a VM says about itself.
+    Report {
+        /// Lines of names and values.
+        text: &'a str,
     },
     /// An operation on the control tree.
     Tree {
@@ -170,6 +176,10 @@ impl<'a> Request<'a> {
             kind::SHM => Request::Shm(read_shm(kind, body)?),
             kind::CLOSE => Request::Close {
                 handle: Handle(whole::<Close>(kind, body)?.handle.get()),
+            },
+            kind::REPORT if body.len() > MAX_TEXT_BYTES => return Err(bad("length")),
+            kind::REPORT => Request::Report {
+                text: std::str::from_utf8(body).map_err(|_| bad("text"))?,
             },
             kind::TREE_LIST..=kind::TREE_READLINK => {
                 let (path, text) = split_texts(kind, body)?;
