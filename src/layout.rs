@@ -12,6 +12,9 @@
 //! | `0xfee0_0000` | `0xfee0_1000` | local APIC (in KVM) |
 //! | [`KVM_IDENTITY_MAP`] | `0xfffc_0000` | four pages that KVM needs on old Intel CPUs |
 //! | [`HIGH_RAM_START`] | | RAM that did not fit below |
+//!
+//! Ports: those of the legacy devices below, and the window of PCI functions from
+//! [`PCI_PORTS_START`] on.
 
 use vm_memory::GuestAddress;
 
@@ -80,6 +83,10 @@ pub const PVPANIC: u16 = 0x505;
 pub const ACPI_POWER: u16 = 0x600;
 /// Progress ports of the guest image.
 pub const REPORT: u16 = 0xa00;
+/// First port of the PCI port window.
+pub const PCI_PORTS_START: u16 = 0xc000;
+/// Last port of the PCI port window.
+pub const PCI_PORTS_LAST: u16 = 0xcfff;
 
 /// Pins of the I/O APIC: GSIs 0 to 23.
 pub const NUM_IO_APIC_PINS: u32 = 24;

@@ -39,16 +39,36 @@ pub trait MsiVectors: Send + Sync {
     fn allocate(&self) -> io::Result<Box<dyn MsiVector>>;
 }
 
-/// Turns guest writes to an MMIO address into eventfd signals, without an exit to user space.
+/// In which of the guest's address spaces a doorbell is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DoorbellSpace {
+    /// Guest-physical memory.
+    Memory,
+    /// I/O ports.
+    Ports,
+}
+
+/// Which guest writes ring a doorbell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DoorbellAddress {
+    /// Address space.
+    pub space: DoorbellSpace,
+    /// Guest-physical address, or port.
+    pub start: u64,
+    /// `None`: writes of any width and data. Else only 4-byte writes of this value.
+    pub data: Option<u32>,
+}
+
+/// Turns guest writes to an address into eventfd signals, without an exit to user space.
 pub trait Doorbells: Send + Sync {
-    /// From now on a guest write of any width at `gpa` signals `doorbell` and does nothing else.
+    /// From now on a guest write at `address` signals `doorbell` and does nothing else.
     ///
     /// # Errors
-    /// The host refused, for instance because `gpa` has a doorbell already.
-    fn attach(&self, gpa: u64, doorbell: &EventFd) -> io::Result<()>;
-    /// Undoes [`Doorbells::attach`] for the same `gpa` and `doorbell`.
+    /// The host refused, for instance because `address` has a doorbell already.
+    fn attach(&self, address: DoorbellAddress, doorbell: &EventFd) -> io::Result<()>;
+    /// Undoes [`Doorbells::attach`] for the same `address` and `doorbell`.
     ///
     /// # Errors
     /// There is no such doorbell.
-    fn detach(&self, gpa: u64, doorbell: &EventFd) -> io::Result<()>;
+    fn detach(&self, address: DoorbellAddress, doorbell: &EventFd) -> io::Result<()>;
 }

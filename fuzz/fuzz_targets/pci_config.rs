@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 
 use alacrity_devices::GuestRam;
 use alacrity_devices::bus::Bus;
-use alacrity_devices::interrupt::Doorbells;
+use alacrity_devices::interrupt::{DoorbellAddress, DoorbellSpace, Doorbells};
 use alacrity_devices::pci::root::ECAM_BYTES;
 use alacrity_devices::pci::{Bar, PciFunction, PciRoot};
 use alacrity_devices::test_utils::FakeVectors;
@@ -57,20 +57,20 @@ enum Op {
 
 /// Insists on attach and detach being pairs.
 #[derive(Default)]
-struct Pairs(Mutex<BTreeMap<u64, i32>>);
+struct Pairs(Mutex<BTreeMap<DoorbellAddress, i32>>);
 
 impl Doorbells for Pairs {
-    fn attach(&self, gpa: u64, doorbell: &EventFd) -> io::Result<()> {
-        let previous = self.0.lock().unwrap().insert(gpa, doorbell.as_raw_fd());
-        assert_eq!(previous, None, "two doorbells at {gpa:#x}");
+    fn attach(&self, address: DoorbellAddress, doorbell: &EventFd) -> io::Result<()> {
+        let previous = self.0.lock().unwrap().insert(address, doorbell.as_raw_fd());
+        assert_eq!(previous, None, "two doorbells at {address:x?}");
         Ok(())
     }
-    fn detach(&self, gpa: u64, doorbell: &EventFd) -> io::Result<()> {
-        let previous = self.0.lock().unwrap().remove(&gpa);
+    fn detach(&self, address: DoorbellAddress, doorbell: &EventFd) -> io::Result<()> {
+        let previous = self.0.lock().unwrap().remove(&address);
         assert_eq!(
             previous,
             Some(doorbell.as_raw_fd()),
-            "no such doorbell at {gpa:#x}"
+            "no such doorbell at {address:x?}"
         );
         Ok(())
     }
@@ -175,7 +175,12 @@ fn check(functions: &[Arc<VirtioPci>], pairs: &Pairs) {
     for function in functions {
         for bar in function.decoded_bars() {
             let first = function.doorbells()[0].doorbell.as_raw_fd();
-            if attached.get(&(bar.start + DOORBELLS_OFFSET)) != Some(&first) {
+            let address = DoorbellAddress {
+                space: DoorbellSpace::Memory,
+                start: bar.start + DOORBELLS_OFFSET,
+                data: None,
+            };
+            if attached.get(&address) != Some(&first) {
                 continue; // placed where something else is
             }
             num_expected += function.doorbells().len();

@@ -23,7 +23,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
 
 use crate::layout::{
     ACPI_POWER, ACPI_START, COM1, COM1_GSI, COM2, COM2_GSI, ECAM_START, IO_APIC, LOCAL_APIC,
-    MMIO_GAP_START, POWER_BUTTON_GSI, PVPANIC,
+    MMIO_GAP_START, PCI_PORTS_LAST, PCI_PORTS_START, POWER_BUTTON_GSI, PVPANIC,
 };
 
 const OEM_ID: [u8; 6] = *b"ALACRI";
@@ -165,6 +165,7 @@ fn pci_root() -> Encoded {
     let cacheable = AddressSpaceCacheable::NotCacheable;
     let resources = resources(vec![
         &AddressSpace::new_bus_number(0u16, 0u16),
+        &AddressSpace::new_io(PCI_PORTS_START, PCI_PORTS_LAST, None),
         &AddressSpace::new_memory(cacheable, true, window_start, window_last, None),
     ]);
     device(
@@ -274,6 +275,21 @@ mod tests {
         assert_eq!(signatures, [b"FACP", b"APIC", b"MCFG"]);
         let dsdt = table(u64::from_le_bytes(tables[0][140..148].try_into().unwrap()));
         assert_eq!(&dsdt[..4], b"DSDT");
+    }
+
+    #[test]
+    fn pci_root_announces_its_port_window() {
+        let root = bytes(&pci_root());
+
+        // Word address space, I/O: granularity 0, first, last, translation 0, length (ACPI 6.5
+        // §6.4.3.5.3).
+        let descriptor = [0x88, 13, 0, 1];
+        let place = root
+            .windows(descriptor.len())
+            .position(|window| window == descriptor)
+            .unwrap();
+        let numbers = &root[place + 6..place + 16];
+        assert_eq!(numbers, [0, 0, 0, 0xc0, 0xff, 0xcf, 0, 0, 0, 0x10]);
     }
 
     #[test]

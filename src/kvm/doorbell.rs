@@ -3,11 +3,11 @@
 use std::io;
 use std::sync::Arc;
 
-use alacrity_devices::interrupt::Doorbells;
+use alacrity_devices::interrupt::{DoorbellAddress, DoorbellSpace, Doorbells};
 use kvm_ioctls::{IoEventAddress, NoDatamatch, VmFd};
 use vmm_sys_util::eventfd::EventFd;
 
-/// MMIO doorbells of one VM.
+/// Doorbells of one VM.
 #[derive(Debug)]
 pub struct KvmDoorbells {
     vm: Arc<VmFd>,
@@ -21,15 +21,28 @@ impl KvmDoorbells {
 }
 
 impl Doorbells for KvmDoorbells {
-    fn attach(&self, gpa: u64, doorbell: &EventFd) -> io::Result<()> {
-        self.vm
-            .register_ioevent(doorbell, &IoEventAddress::Mmio(gpa), NoDatamatch)
-            .map_err(io::Error::from)
+    fn attach(&self, address: DoorbellAddress, doorbell: &EventFd) -> io::Result<()> {
+        let place = place(address);
+        match address.data {
+            Some(data) => self.vm.register_ioevent(doorbell, &place, data),
+            None => self.vm.register_ioevent(doorbell, &place, NoDatamatch),
+        }
+        .map_err(io::Error::from)
     }
 
-    fn detach(&self, gpa: u64, doorbell: &EventFd) -> io::Result<()> {
-        self.vm
-            .unregister_ioevent(doorbell, &IoEventAddress::Mmio(gpa), NoDatamatch)
-            .map_err(io::Error::from)
+    fn detach(&self, address: DoorbellAddress, doorbell: &EventFd) -> io::Result<()> {
+        let place = place(address);
+        match address.data {
+            Some(data) => self.vm.unregister_ioevent(doorbell, &place, data),
+            None => self.vm.unregister_ioevent(doorbell, &place, NoDatamatch),
+        }
+        .map_err(io::Error::from)
+    }
+}
+
+fn place(address: DoorbellAddress) -> IoEventAddress {
+    match address.space {
+        DoorbellSpace::Memory => IoEventAddress::Mmio(address.start),
+        DoorbellSpace::Ports => IoEventAddress::Pio(address.start),
     }
 }

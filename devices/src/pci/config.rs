@@ -178,6 +178,11 @@ impl ConfigSpace {
         self.write(offset, &start.to_le_bytes());
     }
 
+    /// True if the guest lets the function access memory.
+    pub fn is_bus_master(&self) -> bool {
+        self.u32_at(COMMAND) & u32::from(COMMAND_BUS_MASTER) != 0
+    }
+
     /// BARs that the function has, wherever they are.
     pub fn bars(&self) -> impl Iterator<Item = Bar> + '_ {
         self.bars.iter().enumerate().filter_map(|(idx, bar)| {

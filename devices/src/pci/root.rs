@@ -11,7 +11,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::config::{Bar, BarKind};
 use crate::bus::{Bus, BusDevice};
-use crate::interrupt::Doorbells;
+use crate::interrupt::{DoorbellAddress, DoorbellSpace, Doorbells};
 use crate::metrics::Counter;
 
 /// Slots of the bus.
@@ -28,6 +28,8 @@ pub struct BarDoorbell {
     pub bar_idx: usize,
     /// Byte offset in the BAR.
     pub offset: u64,
+    /// The only data that rings it, written as 4 bytes; `None` for any.
+    pub data: Option<u32>,
     /// What a guest write there signals.
     pub doorbell: EventFd,
 }
@@ -169,26 +171,21 @@ impl PciRoot {
             }
             return false;
         }
-        for bell in doorbells_in(function, bar) {
+        for (address, doorbell) in doorbells_in(function, bar) {
             // Without the ioeventfd the write still arrives through `write_bar`, only slower.
-            if let Err(error) = self
-                .doorbells
-                .attach(bar.start + bell.offset, &bell.doorbell)
+            if let Err(error) = self.doorbells.attach(address, doorbell)
                 && self.bad_doorbells.count_sparsely()
             {
-                tracing::warn!("PCI: doorbell at {:#x}: {error}", bar.start + bell.offset);
+                tracing::warn!("PCI: doorbell at {address:x?}: {error}");
             }
         }
         true
     }
 
     fn unmap(&self, function: &Arc<dyn PciFunction>, bar: Bar) {
-        for bell in doorbells_in(function, bar) {
-            if let Err(error) = self
-                .doorbells
-                .detach(bar.start + bell.offset, &bell.doorbell)
-            {
-                tracing::debug!("PCI: doorbell at {:#x}: {error}", bar.start + bell.offset);
+        for (address, doorbell) in doorbells_in(function, bar) {
+            if let Err(error) = self.doorbells.detach(address, doorbell) {
+                tracing::debug!("PCI: doorbell at {address:x?}: {error}");
             }
         }
         if let Some(bus) = self.bus(bar.kind) {
@@ -205,10 +202,25 @@ impl PciRoot {
     }
 }
 
-/// The doorbells of `function` that lie in `bar`.
-fn doorbells_in(function: &Arc<dyn PciFunction>, bar: Bar) -> impl Iterator<Item = &BarDoorbell> {
+/// The doorbells of `function` that lie in `bar`, and where that puts them.
+fn doorbells_in(
+    function: &Arc<dyn PciFunction>,
+    bar: Bar,
+) -> impl Iterator<Item = (DoorbellAddress, &EventFd)> {
     let doorbells = function.doorbells().iter();
-    doorbells.filter(move |bell| bell.bar_idx == bar.idx)
+    doorbells
+        .filter(move |bell| bell.bar_idx == bar.idx)
+        .map(move |bell| {
+            let address = DoorbellAddress {
+                space: match bar.kind {
+                    BarKind::Memory32 => DoorbellSpace::Memory,
+                    BarKind::Io => DoorbellSpace::Ports,
+                },
+                start: bar.start + bell.offset,
+                data: bell.data,
+            };
+            (address, &bell.doorbell)
+        })
 }
 
 /// Slot and register of an ECAM offset, if it names function 0 of a slot on bus 0.
@@ -248,16 +260,32 @@ mod tests {
     use vmm_sys_util::eventfd::EFD_NONBLOCK;
 
     #[derive(Default)]
-    struct FakeDoorbells(Mutex<Vec<u64>>);
+    struct FakeDoorbells(Mutex<Vec<DoorbellAddress>>);
 
     impl Doorbells for FakeDoorbells {
-        fn attach(&self, gpa: u64, _doorbell: &EventFd) -> io::Result<()> {
-            self.0.lock().unwrap().push(gpa);
+        fn attach(&self, address: DoorbellAddress, _doorbell: &EventFd) -> io::Result<()> {
+            self.0.lock().unwrap().push(address);
             Ok(())
         }
-        fn detach(&self, gpa: u64, _doorbell: &EventFd) -> io::Result<()> {
-            self.0.lock().unwrap().retain(|other| *other != gpa);
+        fn detach(&self, address: DoorbellAddress, _doorbell: &EventFd) -> io::Result<()> {
+            self.0.lock().unwrap().retain(|other| *other != address);
             Ok(())
+        }
+    }
+
+    fn in_memory(start: u64) -> DoorbellAddress {
+        DoorbellAddress {
+            space: DoorbellSpace::Memory,
+            start,
+            data: None,
+        }
+    }
+
+    fn at_port(start: u64, data: u32) -> DoorbellAddress {
+        DoorbellAddress {
+            space: DoorbellSpace::Ports,
+            start,
+            data: Some(data),
         }
     }
 
@@ -292,9 +320,16 @@ mod tests {
     }
 
     fn root() -> (PciRoot, Arc<Bus>, Arc<FakeDoorbells>) {
+        let (root, mmio, _pio, doorbells) = root_with_ports();
+        (root, mmio, doorbells)
+    }
+
+    /// A function with a BAR of 4 KiB in memory with one doorbell, and one of 16 ports with two.
+    fn root_with_ports() -> (PciRoot, Arc<Bus>, Arc<Bus>, Arc<FakeDoorbells>) {
         let mmio = Arc::new(Bus::default());
+        let pio = Arc::new(Bus::default());
         let doorbells = Arc::new(FakeDoorbells::default());
-        let root = PciRoot::new(&mmio, &Arc::default(), doorbells.clone());
+        let root = PciRoot::new(&mmio, &pio, doorbells.clone());
         let ids = PciIds {
             vendor: 0x1af4,
             device: 0x1041,
@@ -305,17 +340,43 @@ mod tests {
         };
         let mut config = ConfigSpace::new(ids);
         config.add_bar(0, BarKind::Memory32, 0x1000);
-        let doorbell = EventFd::new(EFD_NONBLOCK).unwrap();
+        config.add_bar(2, BarKind::Io, 0x10);
+        let bell = |bar_idx, offset, data| BarDoorbell {
+            bar_idx,
+            offset,
+            data,
+            doorbell: EventFd::new(EFD_NONBLOCK).unwrap(),
+        };
         root.plug(Arc::new(Function {
             config: Mutex::new(config),
-            doorbells: vec![BarDoorbell {
-                bar_idx: 0,
-                offset: 0x40,
-                doorbell,
-            }],
+            doorbells: vec![
+                bell(0, 0x40, None),
+                bell(2, 4, Some(0)),
+                bell(2, 4, Some(7)),
+            ],
         }))
         .unwrap();
-        (root, mmio, doorbells)
+        (root, mmio, pio, doorbells)
+    }
+
+    #[test]
+    fn doorbells_at_ports_match_their_data() {
+        let (root, mmio, pio, doorbells) = root_with_ports();
+        let mut data = [0];
+
+        root.write(0x18, &0xc010u32.to_le_bytes());
+        root.write(0x04, &[1, 0]);
+
+        assert!(pio.read(0xc01f, &mut data));
+        assert!(!mmio.read(0xc01f, &mut data));
+        assert_eq!(
+            *doorbells.0.lock().unwrap(),
+            [at_port(0xc014, 0), at_port(0xc014, 7)]
+        );
+
+        root.write(0x04, &[0, 0]);
+        assert!(!pio.read(0xc01f, &mut data));
+        assert_eq!(*doorbells.0.lock().unwrap(), []);
     }
 
     #[test]
@@ -327,12 +388,12 @@ mod tests {
         assert!(!mmio.read(0xc000_0005, &mut data), "decoding is off");
         root.write(0x04, &[2, 0]);
         assert!(mmio.read(0xc000_0005, &mut data));
-        assert_eq!(*doorbells.0.lock().unwrap(), [0xc000_0040]);
+        assert_eq!(*doorbells.0.lock().unwrap(), [in_memory(0xc000_0040)]);
         root.write(0x10, &0xc100_0000u32.to_le_bytes());
 
         assert!(!mmio.read(0xc000_0005, &mut data));
         assert!(mmio.read(0xc100_0005, &mut data));
-        assert_eq!(*doorbells.0.lock().unwrap(), [0xc100_0040]);
+        assert_eq!(*doorbells.0.lock().unwrap(), [in_memory(0xc100_0040)]);
     }
 
     #[test]

@@ -140,6 +140,7 @@ struct vbus_ring_slot {
  * @num_channels: NUM_CHANNELS.
  * @num_resets: Resets so far, by whatever cause.
  * @reset: Any write: back to the initial state, all connections closed, before the write returns.
+ *	The end of bus mastering does the same.
  * @call: Write: address of a Call, as 8 bytes, or as low then high word. The call is done when the write (of the high word) returns.
  */
 struct vbus_pci_registers {
@@ -217,7 +218,8 @@ struct vbus_pci_negotiate {
 
 /**
  * struct vbus_pci_event_queue - Arguments of EVENT_QUEUE.
- * @queue: Which one: 0 to NUM_EVENT_QUEUES - 1. Events of interfaces use the last.
+ * @queue: Which one: 0 to NUM_EVENT_QUEUES - 1. Events of interfaces use the last, events of
+ *	shared memory that of its priority.
  * @vector: MSI-X vector; several queues may share one.
  * @addr: Address of its ring, whose empty slots the guest has published or will publish.
  * @len: Bytes of the ring.

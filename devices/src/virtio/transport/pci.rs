@@ -122,6 +122,7 @@ impl VirtioPci {
             doorbells.push(BarDoorbell {
                 bar_idx: BAR_IDX,
                 offset,
+                data: None,
                 doorbell,
             });
         }

@@ -1,0 +1,8 @@
+//! Tests of the connector, as a guest sees it.
+
+mod events;
+mod hostile;
+mod reset;
+mod setup;
+mod uplinks;
+mod verbs;

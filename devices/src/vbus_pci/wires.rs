@@ -1,0 +1,113 @@
+//! Interrupts and doorbells of a connector, which live as long as it does.
+
+use std::io;
+use std::sync::Mutex;
+
+use vbus::abi::pci::{NUM_EVENT_QUEUES, NUM_SIGNALS, NUM_VECTORS, PORTS_BAR, port};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use super::lock;
+use crate::interrupt::{MsiVector, MsiVectors};
+use crate::pci::msix::VectorOwner;
+use crate::pci::root::BarDoorbell;
+
+/// The MSI-X vectors.
+pub(super) struct Vectors(Vec<Box<dyn MsiVector>>);
+
+impl Vectors {
+    /// # Errors
+    /// The host is out of vectors.
+    pub fn new(vectors: &dyn MsiVectors) -> io::Result<Self> {
+        let vectors = (0..NUM_VECTORS).map(|_| vectors.allocate());
+        Ok(Vectors(vectors.collect::<io::Result<_>>()?))
+    }
+
+    /// The eventfd that raises `vector`.
+    pub fn irqfd(&self, vector: u32) -> Option<&EventFd> {
+        let idx = usize::try_from(vector).ok()?;
+        self.0.get(idx).map(|vector| vector.irqfd())
+    }
+}
+
+impl VectorOwner for Vectors {
+    fn vectors(&self) -> &[Box<dyn MsiVector>] {
+        &self.0
+    }
+}
+
+/// One eventfd for each number of a signal, rung by the guest through a port.
+///
+/// They stay the same for ever: whoever gets a number gets a duplicate of its eventfd. So a number
+/// is given again only when its last user has let go.
+pub(super) struct Signals {
+    doorbells: Vec<BarDoorbell>,
+    taken: Mutex<Vec<bool>>,
+}
+
+impl Signals {
+    /// All free but those of the event queues.
+    ///
+    /// # Errors
+    /// The host is out of file descriptors.
+    pub fn new() -> io::Result<Self> {
+        let doorbell = |number| {
+            Ok(BarDoorbell {
+                bar_idx: PORTS_BAR,
+                offset: port::DOORBELL.into(),
+                data: Some(number),
+                doorbell: EventFd::new(EFD_NONBLOCK)?,
+            })
+        };
+        Ok(Signals {
+            doorbells: (0..NUM_SIGNALS).map(doorbell).collect::<io::Result<_>>()?,
+            taken: Mutex::new(
+                (0..NUM_SIGNALS)
+                    .map(|number| number < NUM_EVENT_QUEUES)
+                    .collect(),
+            ),
+        })
+    }
+
+    pub fn doorbells(&self) -> &[BarDoorbell] {
+        &self.doorbells
+    }
+
+    /// What a guest rings with `number`.
+    pub fn doorbell(&self, number: u32) -> Option<&EventFd> {
+        let idx = usize::try_from(number).ok()?;
+        self.doorbells.get(idx).map(|bell| &bell.doorbell)
+    }
+
+    /// Takes a free number and forgets rings from before.
+    pub fn take(&self) -> Option<u32> {
+        let idx = {
+            let mut taken = lock(&self.taken);
+            let idx = taken.iter().position(|is_taken| !is_taken)?;
+            *taken.get_mut(idx)? = true;
+            idx
+        };
+        let number = u32::try_from(idx).ok()?;
+        self.doorbell(number).map(vbus::eventfd::drain);
+        Some(number)
+    }
+
+    /// Gives a number back.
+    pub fn give_back(&self, number: u32) {
+        let mut taken = lock(&self.taken);
+        let slot = usize::try_from(number)
+            .ok()
+            .and_then(|idx| taken.get_mut(idx));
+        if let Some(is_taken) = slot {
+            *is_taken = false;
+        }
+    }
+
+    /// Numbers that are taken, the event queues' included.
+    #[cfg(any(test, feature = "test-utils"))]
+    pub fn num_taken(&self) -> usize {
+        lock(&self.taken)
+            .iter()
+            .filter(|is_taken| **is_taken)
+            .count()
+    }
+}
