@@ -197,11 +197,196 @@ impl GuestIoVecs {
     }
 }
 
+/// A part of a peer's memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Piece {
+    /// First guest-physical address.
+    pub gpa: GuestAddress,
+    /// Length in bytes.
+    pub len: u32,
+}
+
+/// A scatter list for one system call at a time, of private bytes and of guest buffers.
+///
+/// Unlike [`GuestIoVecs`] it keeps no mapping alive and nothing between two calls but its
+/// allocation: for lists that differ from call to call.
+#[derive(Debug, Default)]
+pub struct MixedIoVecs {
+    /// Empty but during a call.
+    iovecs: Vec<libc::iovec>,
+}
+
+// SAFETY: it holds no pointers while no call is at work, and a call borrows it exclusively.
+unsafe impl Send for MixedIoVecs {}
+
+impl MixedIoVecs {
+    /// A list with room for `num_segments` segments; more are allocated when they are needed.
+    pub fn with_capacity(num_segments: usize) -> Self {
+        MixedIoVecs {
+            iovecs: Vec::with_capacity(num_segments.min(MAX_SEGMENTS)),
+        }
+    }
+
+    fn push(&mut self, base: *mut u8, len: usize) -> Result<(), IoVecError> {
+        if self.iovecs.len() == MAX_SEGMENTS {
+            return Err(IoVecError::TooManySegments);
+        }
+        self.iovecs.push(libc::iovec {
+            iov_base: base.cast(),
+            iov_len: len,
+        });
+        Ok(())
+    }
+
+    fn push_guest(&mut self, ram: &GuestRam, piece: Piece) -> Result<(), IoVecError> {
+        let not_ram = |source| IoVecError::NotRam {
+            gpa: piece.gpa.0,
+            len: piece.len as usize,
+            source,
+        };
+        let slices = ram
+            .get_slices(piece.gpa, piece.len as usize, Permissions::ReadWrite)
+            .map_err(not_ram)?;
+        for slice in slices {
+            let slice = slice.map_err(not_ram)?;
+            self.push(slice.ptr_guard_mut().as_ptr(), slice.len())?;
+        }
+        Ok(())
+    }
+
+    /// One `writev` to `file`: of `private`, then of `pieces` of `ram`; bytes written.
+    ///
+    /// # Errors
+    /// That of `writev(2)`, or [`IoVecError`] inside of an error of kind `InvalidInput`.
+    pub fn write(
+        &mut self,
+        file: &impl AsRawFd,
+        private: &[&[u8]],
+        ram: &GuestRam,
+        pieces: impl IntoIterator<Item = Piece>,
+    ) -> io::Result<usize> {
+        self.iovecs.clear();
+        let fill = || {
+            for bytes in private {
+                // The kernel only reads what `writev` is given.
+                self.push(bytes.as_ptr().cast_mut(), bytes.len())?;
+            }
+            pieces
+                .into_iter()
+                .try_for_each(|piece| self.push_guest(ram, piece))
+        };
+        let result = fill().map_err(invalid).and_then(|()| {
+            // SAFETY:
+            // - `iovecs` holds at most MAX_SEGMENTS live entries, each inside of `private` or of a
+            //   mapping of `ram`; both are borrowed for the whole call.
+            // - `writev` writes to none of them, and no Rust reference into guest RAM exists.
+            let n = unsafe { libc::writev(file.as_raw_fd(), self.iovecs.as_ptr(), self.count()) };
+            usize::try_from(n).map_err(|_| io::Error::last_os_error())
+        });
+        self.iovecs.clear();
+        result
+    }
+
+    /// One `readv` from `file`: to `head`, then to `pieces` of `ram`, then to `tail`; bytes read.
+    ///
+    /// # Errors
+    /// That of `readv(2)`, or [`IoVecError`] inside of an error of kind `InvalidInput`.
+    pub fn read(
+        &mut self,
+        file: &impl AsRawFd,
+        head: &mut [u8],
+        ram: &GuestRam,
+        pieces: impl IntoIterator<Item = Piece>,
+        tail: &mut [u8],
+    ) -> io::Result<usize> {
+        self.iovecs.clear();
+        let fill = || {
+            self.push(head.as_mut_ptr(), head.len())?;
+            pieces
+                .into_iter()
+                .try_for_each(|piece| self.push_guest(ram, piece))?;
+            self.push(tail.as_mut_ptr(), tail.len())
+        };
+        let result = fill().map_err(invalid).and_then(|()| {
+            // SAFETY:
+            // - `iovecs` holds at most MAX_SEGMENTS live entries, each inside of `head` or `tail`,
+            //   which are borrowed exclusively, or of a mapping of `ram`, which is borrowed; all for
+            //   the whole call.
+            // - no Rust reference into guest RAM exists.
+            let n = unsafe { libc::readv(file.as_raw_fd(), self.iovecs.as_ptr(), self.count()) };
+            usize::try_from(n).map_err(|_| io::Error::last_os_error())
+        });
+        self.iovecs.clear();
+        result
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "at most MAX_SEGMENTS")]
+    fn count(&self) -> libc::c_int {
+        self.iovecs.len() as libc::c_int
+    }
+}
+
+fn invalid(error: IoVecError) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, error)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::io::{Read, Seek, Write};
     use vm_memory::Bytes;
+
+    fn piece(gpa: u64, len: u32) -> Piece {
+        let gpa = GuestAddress(gpa);
+        Piece { gpa, len }
+    }
+
+    #[test]
+    fn mixed_list_is_written_private_bytes_first() {
+        let ram = ram();
+        ram.write_slice(b"abcd", GuestAddress(0xffe)).unwrap();
+        let mut file = tempfile::tempfile().unwrap();
+        let mut list = MixedIoVecs::default();
+
+        let pieces = [piece(0xffe, 4), piece(0xfff, 1)];
+        assert_eq!(list.write(&file, &[b"12", b"3"], &ram, pieces).unwrap(), 8);
+
+        let mut text = String::new();
+        file.rewind().unwrap();
+        file.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "123abcdb");
+    }
+
+    #[test]
+    fn mixed_list_is_read_in_order() {
+        let ram = ram();
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(b"0123456789").unwrap();
+        file.rewind().unwrap();
+        let mut list = MixedIoVecs::with_capacity(4);
+        let (mut head, mut tail) = ([0; 2], [0; 8]);
+
+        let pieces = [piece(0xfff, 2), piece(0x10, 3)];
+        let len = list
+            .read(&file, &mut head, &ram, pieces, &mut tail)
+            .unwrap();
+
+        assert_eq!((len, &head, &tail), (10, b"01", b"789\0\0\0\0\0"));
+        let mut bytes = [0; 2];
+        ram.read_slice(&mut bytes, GuestAddress(0xfff)).unwrap();
+        assert_eq!(&bytes, b"23");
+    }
+
+    #[test]
+    fn mixed_list_refuses_what_is_not_ram() {
+        let mut list = MixedIoVecs::default();
+        let file = tempfile::tempfile().unwrap();
+
+        let error = list.write(&file, &[b"x"], &ram(), [piece(0x1fff, 2)]);
+
+        assert_eq!(error.unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        assert_eq!(file.metadata().unwrap().len(), 0);
+    }
 
     /// Two regions that touch at 0x1000.
     fn ram() -> GuestRam {

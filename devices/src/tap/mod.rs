@@ -237,7 +237,17 @@ impl Tap {
         Ok(())
     }
 
-    /// Its queues: each `read` and `write` is one frame with its header, and none blocks.
+    /// Asks the kernel whether the interface is still there.
+    ///
+    /// # Errors
+    /// `EBADFD` if it is not.
+    pub(crate) fn check(&self) -> io::Result<()> {
+        match self.queues.first() {
+            Some(queue) => sys::ioctl_ifreq(&**queue, libc::TUNGETIFF, &mut IfReq::new("")),
+            None => Ok(()),
+        }
+    }
+
     /// The interface's queues, each without blocking: frames with a `struct virtio_net_hdr_v1` in front.
     pub fn queues(&self) -> &[Arc<File>] {
         &self.queues

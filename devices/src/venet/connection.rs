@@ -16,6 +16,7 @@ use zerocopy::{FromBytes, IntoBytes};
 use super::frame::{Limits, Scratch};
 use super::handler::{Doorbells, EventQueue, Handler};
 use super::path::Backend;
+use super::poll::Poll;
 use super::port::{Port, lock};
 use super::rx::{Client, Receiver, RingEnd};
 use super::tx::Sender;
@@ -122,6 +123,8 @@ impl VenetConnection {
             path,
             scratch: Scratch::new(),
             source: None,
+            poll: Poll::default(),
+            has_more: false,
         };
         self.port.set_receiver(Some(receiver));
         match Worker::spawn(thread_name(self.port.name()), handler) {
@@ -139,6 +142,10 @@ impl VenetConnection {
         let worker = state.worker.take().ok_or(Errno::NOENT)?;
         worker.stop();
         state.receiver = self.port.set_receiver(None);
+        if let Some(receiver) = &mut state.receiver {
+            // Whoever filled its buffers finds nobody here when he wants to say so.
+            receiver.notify(&self.port.metrics);
+        }
         Ok(0)
     }
 

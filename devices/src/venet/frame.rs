@@ -3,15 +3,19 @@
 //! The headers are a private copy that was read once; the rest is copied when the frame arrives. So
 //! nobody decides by bytes that the receiver does not get.
 
+use std::fs::File;
+use std::io;
+
 use vbus::abi::venet::{
-    ETHERNET_HEADER_BYTES, FrameMeta, MAX_FRAME_BYTES, MAX_GSO_SEGMENTS, VLAN_TAG_BYTES,
-    frame_flag, gso_type, rx_cap, tx_cap,
+    ETHERNET_HEADER_BYTES, FrameMeta, MAX_FRAME_BYTES, MAX_GSO_SEGMENTS, MAX_SEGMENTS,
+    VLAN_TAG_BYTES, frame_flag, gso_type, rx_cap, tx_cap,
 };
-use vm_memory::{Address, GuestAddress, GuestMemoryBackend, VolatileSlice};
+use vm_memory::{Address, GuestMemoryBackend, VolatileSlice};
 
 use super::mac::MacAddress;
 use super::packet::{self, Headers, MAX_HEADER_BYTES, Transport};
 use crate::GuestRam;
+use crate::iovec::{MixedIoVecs, Piece};
 
 /// Bytes that are read of a frame that is not to be segmented: addresses, EtherType or VLAN tag.
 const PLAIN_HEAD_BYTES: usize = 14;
@@ -31,13 +35,6 @@ pub(super) enum BadFrame {
     Checksum { start: u16, offset: u16, len: u32 },
     #[error("frame of {len} bytes cannot be cut into segments of {gso_size}")]
     Segmentation { gso_size: u16, len: u32 },
-}
-
-/// A part of a frame in its sender's memory.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Piece {
-    pub(super) gpa: GuestAddress,
-    pub(super) len: u32,
 }
 
 /// What the sender left to be done.
@@ -320,6 +317,38 @@ impl<'a> Frame<'a> {
         (done == to.len()).then_some(())
     }
 
+    /// Writes `prefix` and the frame to `file` with one system call; bytes written. The headers are
+    /// those that were checked, the rest is what its sender has there now.
+    ///
+    /// # Errors
+    /// That of `writev(2)`.
+    pub(super) fn write_to(
+        &self,
+        file: &File,
+        prefix: &[u8],
+        list: &mut MixedIoVecs,
+    ) -> io::Result<usize> {
+        let head = self.head.get(..self.head_bytes).unwrap_or_default();
+        match self.body {
+            Body::Bytes(bytes) => {
+                let rest = bytes.get(self.head_bytes..).unwrap_or_default();
+                list.write(file, &[prefix, head, rest], &GuestRam::default(), [])
+            }
+            Body::Ram { ram, pieces } => {
+                // A head is far shorter than 4 GiB.
+                let mut skip = u32::try_from(self.head_bytes).unwrap_or(u32::MAX);
+                let rest = pieces.iter().filter_map(|piece| {
+                    let skipped = skip.min(piece.len);
+                    skip -= skipped;
+                    let len = piece.len - skipped;
+                    let gpa = piece.gpa.checked_add(skipped.into())?;
+                    (len > 0).then_some(Piece { gpa, len })
+                });
+                list.write(file, &[prefix, head], ram, rest)
+            }
+        }
+    }
+
     /// Copies the whole frame to the start of `space`; the copy, `None` if there is no room.
     pub(super) fn copy_whole<'s>(&self, space: &'s mut [u8]) -> Option<&'s mut [u8]> {
         let space = space.get_mut(..self.len as usize)?;
@@ -368,9 +397,11 @@ impl<'a> Frame<'a> {
 
 /// Room for a worker to rebuild frames in.
 pub(super) struct Scratch {
-    /// A whole frame, behind a virtio header if it goes to a TAP.
+    /// A whole frame.
     pub(super) frame: Box<[u8]>,
     segment: Box<[u8]>,
+    /// For frames that go to a TAP.
+    pub(super) list: MixedIoVecs,
 }
 
 impl Scratch {
@@ -379,6 +410,7 @@ impl Scratch {
         Scratch {
             frame: room(),
             segment: room(),
+            list: MixedIoVecs::with_capacity(2 * usize::from(MAX_SEGMENTS)),
         }
     }
 }

@@ -1,6 +1,10 @@
 //! Frames in a memory of two regions that touch.
 
-use vm_memory::Bytes;
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixDatagram;
+
+use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
 
@@ -129,4 +133,50 @@ fn checksum_lies_inside_of_the_frame() {
     assert!(check(14, 0) && check(34, 24) && check(58, 0));
     assert!(!check(13, 0) && !check(34, 25) && !check(59, 0) && !check(60, 0));
     assert!(!check(u16::MAX, u16::MAX));
+}
+
+fn written(frame: &Frame<'_>, prefix: &[u8]) -> Vec<u8> {
+    let (ours, theirs) = UnixDatagram::pair().unwrap();
+    let ours = File::from(OwnedFd::from(ours));
+    let mut list = MixedIoVecs::default();
+    let len = frame.write_to(&ours, prefix, &mut list).unwrap();
+    let mut bytes = vec![0; 70_000];
+    let num_read = File::from(OwnedFd::from(theirs)).read(&mut bytes).unwrap();
+    assert_eq!(num_read, len);
+    bytes.truncate(len);
+    bytes
+}
+
+#[test]
+fn frame_is_written_in_one_piece_wherever_it_is() {
+    let ram = ram();
+    // The head ends inside of the second piece.
+    let pieces = [piece(0x100, 9), piece(SEAM - 20, 40), piece(0x1800, 60)];
+    let mut wanted = b"header".to_vec();
+    wanted.extend(bytes_at(0x100, 9));
+    wanted.extend(bytes_at(SEAM - 20, 40));
+    wanted.extend(bytes_at(0x1800, 60));
+
+    let frame = in_ram(&ram, &pieces).unwrap();
+    assert_eq!(written(&frame, b"header"), wanted);
+
+    let bytes = bytes_at(0x100, 300);
+    let private = Frame::in_bytes(&bytes, &FrameMeta::default(), LIMITS).unwrap();
+    assert_eq!(written(&private, b""), bytes);
+    assert_eq!(written(&Frame::complete(&bytes), b""), bytes);
+}
+
+#[test]
+fn sender_that_rewrites_its_headers_sends_those_that_were_checked() {
+    let ram = ram();
+    let pieces = [piece(0x100, 100)];
+    let wanted = bytes_at(0x100, 100);
+    let frame = in_ram(&ram, &pieces).unwrap();
+
+    ram.write_slice(&[0xff; 100], GuestAddress(0x100)).unwrap();
+
+    let sent = written(&frame, b"");
+    assert_eq!(sent[..14], wanted[..14]);
+    assert_eq!(sent[14..], [0xff; 86]);
+    assert_eq!(frame.destination().0, wanted[..6]);
 }

@@ -16,7 +16,7 @@ use super::frame::{Frame, Limits, Scratch};
 use super::metrics::PortMetrics;
 use super::path::Path;
 use super::rx::{Client, Receiver, RingEnd};
-use super::tx::Sender;
+use super::tx::{Rest, Sender};
 use crate::GuestRam;
 
 const NUM_SLOTS: u32 = 16;
@@ -132,7 +132,7 @@ pub fn serve_bytes(bytes: &[u8]) -> usize {
     let mut scratch = Scratch::new();
     let metrics = PortMetrics::default();
     for _ in 0..4 {
-        if let Err(fault) = sender.serve(&mut path, &mut scratch, &metrics, 256) {
+        if let Err(fault) = sender.serve(&mut path, &mut scratch, &metrics, 256, Rest::Asleep) {
             client.cut_off("transmit", fault);
             break;
         }

@@ -5,6 +5,8 @@
 
 use std::os::fd::RawFd;
 use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use vbus::abi::venet::event;
@@ -13,9 +15,10 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::frame::Scratch;
 use super::path::{Backend, Path};
+use super::poll::Poll;
 use super::port::{Port, lock};
 use super::rx::{Client, RingEnd};
-use super::tx::{Progress, Sender};
+use super::tx::{Progress, Rest, Sender};
 
 const RX_DOORBELL: u32 = 0;
 const TX_DOORBELL: u32 = 1;
@@ -23,8 +26,10 @@ const EVENT_DOORBELL: u32 = 2;
 const KICK: u32 = 3;
 const SOURCE: u32 = 4;
 
-/// Frames per direction and turn; then the others have theirs.
+/// Frames to send per turn; then the others have theirs.
 const BUDGET: u32 = 256;
+/// Longest turn that finds work again and again; then the others have theirs.
+const TURN: Duration = Duration::from_millis(2);
 
 /// Tells a client what happened, in slots of its event ring.
 pub(super) struct EventQueue {
@@ -87,6 +92,10 @@ pub(super) struct Handler {
     pub(super) scratch: Scratch,
     /// What of [`Path::source`] is watched.
     pub(super) source: Option<RawFd>,
+    /// How long to stay awake without work.
+    pub(super) poll: Poll,
+    /// Whether this turn ended before all was done.
+    pub(super) has_more: bool,
 }
 
 impl Handler {
@@ -114,35 +123,79 @@ impl Handler {
     }
 
     fn serve_tx(&mut self) {
-        let mut sender = lock(&self.sender);
-        let path = &mut *self.path;
-        match sender.serve(path, &mut self.scratch, &self.port.metrics, BUDGET) {
-            Ok(Progress::Idle) => {}
-            Ok(Progress::More) => self.port.kick(),
-            Err(fault) => self.client.cut_off("transmit", fault),
+        if self.transmit(Rest::Asleep) == Progress::More {
+            self.kick();
         }
     }
 
+    /// There is more to do than one turn may take.
+    fn kick(&mut self) {
+        self.has_more = true;
+        self.port.kick();
+    }
+
+    fn transmit(&mut self, rest: Rest) -> Progress {
+        let mut sender = lock(&self.sender);
+        let (path, metrics) = (&mut *self.path, &self.port.metrics);
+        let result = sender.serve(path, &mut self.scratch, metrics, BUDGET, rest);
+        result.unwrap_or_else(|fault| {
+            self.client.cut_off("transmit", fault);
+            Progress::Idle
+        })
+    }
+
     fn serve_source(&mut self) {
+        if self.receive() == Progress::More {
+            self.kick();
+        }
+    }
+
+    fn receive(&mut self) -> Progress {
         if self.source.is_none() {
+            return Progress::Idle;
+        }
+        let (path, scratch) = (&mut self.path, &mut self.scratch);
+        let metrics = &self.port.metrics;
+        let progress = self.port.with_receiver(|receiver| {
+            let progress = path.receive(receiver, scratch);
+            receiver.notify(metrics);
+            progress
+        });
+        progress.unwrap_or(Progress::Idle)
+    }
+
+    /// Looks for more work for a moment, without asking for doorbells.
+    fn look_around(&mut self) {
+        let window = self.poll.window();
+        if window.is_zero() || self.has_more {
             return;
         }
-        let mut num_left = BUDGET;
-        loop {
-            let is_starved = self.port.with_receiver(|receiver| receiver.is_starved());
-            if is_starved != Some(false) || self.client.is_cut_off() {
+        let start = Instant::now();
+        let (mut now, mut worked) = (start, start);
+        let mut num_before = self.num_packets();
+        while now - worked <= window && now - start <= TURN && !self.client.is_cut_off() {
+            if self.transmit(Rest::Awake) == Progress::More || self.receive() == Progress::More {
+                self.kick();
                 break;
             }
-            if num_left == 0 {
-                self.port.kick();
-                break;
+            now = Instant::now();
+            let num_packets = self.num_packets();
+            if num_packets != num_before {
+                (num_before, worked) = (num_packets, now);
             }
-            if !self.path.receive(&mut self.scratch) {
-                break;
-            }
-            num_left -= 1;
+            // Whoever else wants this CPU gets it.
+            thread::yield_now();
         }
-        self.port.flush();
+        self.serve_tx();
+    }
+
+    /// Changes whenever something happens on this port.
+    fn num_packets(&self) -> u64 {
+        let metrics = &self.port.metrics;
+        metrics
+            .tx_packets
+            .get()
+            .wrapping_add(metrics.rx_packets.get())
     }
 
     fn tell_events(&mut self) {
@@ -213,6 +266,8 @@ pub(super) fn readable() -> EventSet {
 impl MutEventSubscriber for Handler {
     fn process(&mut self, events: Events, ops: &mut EventOps<'_>) {
         if !self.client.is_cut_off() {
+            self.poll.woken(Instant::now());
+            self.has_more = false;
             self.path.refresh();
             self.watch_source(ops);
             let is_lost = events
@@ -220,9 +275,13 @@ impl MutEventSubscriber for Handler {
                 .intersects(EventSet::ERROR | EventSet::HANG_UP);
             if is_lost && events.data() == SOURCE {
                 // Find out even if there is no buffer for a frame.
-                self.path.receive(&mut self.scratch);
+                self.path.check_source();
             }
             self.serve(events.data());
+            self.look_around();
+            if !self.has_more {
+                self.poll.sleeps(Instant::now());
+            }
         }
         if self.client.is_cut_off() {
             self.stop(ops);

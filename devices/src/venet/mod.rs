@@ -10,19 +10,20 @@
 //! |---|---|
 //! | [`driver`] | the north: what a host process uses a device with |
 //! | `connection` | set-up order, negotiation, rings of one client |
-//! | `handler` | one connection on its worker: what is ready, what to serve |
+//! | `handler`, `poll` | one connection on its worker: what is ready, what to serve, when to sleep |
 //! | `tx`, `rx` | the two rings of a connection |
 //! | `frame` | a frame on its way, checked |
 //! | `packet` | headers, checksums and segmentation in software |
 //! | `port`, `path` | one interface, and the seams to the class behind it |
 //! | `switch`, `switch_path`, `mac_table`, `bucket`, `uplink` | the switch |
-//! | `tap_device`, `tap_end` | the TAP |
+//! | `tap_device`, `tap_end`, `tap_fetch` | the TAP |
 //! | `attributes`, `mtu`, `mac`, `metrics` | what the administrator sees |
 //!
 //! Each connection has one worker while its link is up, which does what the client asks for: it
 //! copies a frame from the memory of the sender straight to that of the receiver, whose receive ring
-//! it locks for this one frame. Nobody waits for a client: a receiver without buffers loses frames,
-//! and only its own.
+//! it locks for this one frame. To and from a TAP, the kernel does that copy. Nobody waits for a
+//! client: a receiver without buffers loses frames, and only its own; from a TAP that it has for
+//! itself, they wait in the TAP.
 //!
 //! A frame that makes no sense is counted, dropped, and its slot returned. A broken ring cuts the
 //! client off.
@@ -42,12 +43,14 @@ mod metrics;
 mod mtu;
 mod packet;
 mod path;
+mod poll;
 mod port;
 mod rx;
 mod switch;
 mod switch_path;
 mod tap_device;
 mod tap_end;
+mod tap_fetch;
 mod tx;
 mod uplink;
 

@@ -7,6 +7,8 @@ use rustix::io::Errno;
 
 use super::frame::{Frame, Scratch};
 use super::port::Port;
+use super::rx::Receiver;
+use super::tx::Progress;
 
 /// What a class adds to what all have in common. Shared by all ports of a device.
 pub(super) trait Backend: Send + Sync {
@@ -56,9 +58,12 @@ pub(super) trait Path: Send {
         let _ = caps;
     }
 
-    /// Delivers the next frame of the source to the port; false if there is none.
-    fn receive(&mut self, scratch: &mut Scratch) -> bool {
-        let _ = scratch;
-        false
+    /// Something happened to the source other than a frame: see what.
+    fn check_source(&mut self) {}
+
+    /// Delivers frames of the source to the port's own `receiver`, which is to be told afterwards.
+    fn receive(&mut self, receiver: &mut Receiver, scratch: &mut Scratch) -> Progress {
+        let _ = (receiver, scratch);
+        Progress::Idle
     }
 }

@@ -13,6 +13,7 @@ use zerocopy::little_endian::U64;
 use super::frame::{Frame, Scratch};
 use super::metrics::PortMetrics;
 use crate::GuestRam;
+use crate::iovec::Piece;
 
 /// Most buffers that one frame fills: 64 KiB in buffers for an MTU of 1,500 bytes take 44.
 const MAX_BUFFERS: usize = 64;
@@ -58,33 +59,59 @@ pub(super) struct Receiver {
     client: Arc<Client>,
     ram: GuestRam,
     caps: u32,
-    /// Taken off the ring and not yet returned, in order; at most as many as the ring has.
+    /// Taken off the ring and not yet filled, in order; at most as many as the ring has.
     held: VecDeque<Slot>,
+    /// How many of the first ones held are known to be in the client's memory.
+    num_checked: usize,
     /// Room for the slots of one frame.
     filled: Vec<Slot>,
     has_news: bool,
+    /// Most buffers that the client had here at once.
+    most_held: usize,
 }
 
 /// Why a frame was not put into buffers.
 enum NotPut {
     /// No buffer, or too small ones.
     NoRoom,
-    /// A buffer that is none; it went back.
+    /// A buffer that is none; it goes back.
     BadBuffer,
     /// The client is cut off.
     Fault,
+}
+
+/// Whether a frame can be put into buffers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Room {
+    /// It can; or trying is all that is left, because the client gave as many buffers as it ever
+    /// did.
+    Ready,
+    /// The client's doorbell tells when it has given more.
+    Later,
+    /// The client says that it has given more, and that is not there: look again, after others had
+    /// their turn.
+    Unclear,
+}
+
+/// The first buffers held, as room for a frame.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Window {
+    pub(super) num_buffers: usize,
+    pub(super) num_bytes: u64,
 }
 
 impl Receiver {
     pub(super) fn new(end: RingEnd, client: Arc<Client>) -> Self {
         Receiver {
             held: VecDeque::with_capacity(end.ring.num_slots() as usize),
+            num_checked: 0,
             filled: Vec::with_capacity(MAX_BUFFERS),
             end,
             client,
             ram: GuestRam::default(),
             caps: 0,
             has_news: false,
+            most_held: 0,
         }
     }
 
@@ -92,6 +119,17 @@ impl Receiver {
     pub(super) fn configure(&mut self, ram: GuestRam, caps: u32) {
         self.ram = ram;
         self.caps = caps;
+        self.num_checked = 0;
+        self.most_held = 0;
+    }
+
+    pub(super) fn ram(&self) -> &GuestRam {
+        &self.ram
+    }
+
+    /// Bits of [`rx_cap`].
+    pub(super) fn caps(&self) -> u32 {
+        self.caps
     }
 
     /// Copies `frame` to the client, or what its capabilities make of it. Never waits. How many
@@ -117,12 +155,12 @@ impl Receiver {
     }
 
     fn put(&mut self, frame: &Frame<'_>) -> Result<(), NotPut> {
-        let num_buffers = self.gather(frame.len())?;
-        // At most MAX_BUFFERS.
-        let count = u16::try_from(num_buffers).unwrap_or(0);
-        self.filled.clear();
+        let window = self.gather(frame.len())?;
+        if window.num_bytes < u64::from(frame.len()) {
+            return Err(NotPut::NoRoom);
+        }
         let mut offset = 0;
-        for nth in 0..num_buffers {
+        for nth in 0..window.num_buffers {
             let Some(buffer) = self.held.get(nth) else {
                 return Err(NotPut::NoRoom);
             };
@@ -130,50 +168,106 @@ impl Receiver {
             let len = left.min(buffer.len as usize);
             if !fill(&self.ram, frame, offset, buffer.addr, len) {
                 // Checked when they were gathered.
-                return Err(self.refuse_buffers(num_buffers));
+                return Err(self.refuse_buffers(window.num_buffers));
             }
             offset += len;
-            let meta = if nth == 0 {
-                meta_words(&frame.offload().meta(count))
-            } else {
-                [0; 2]
-            };
-            self.filled.push(Slot {
-                addr: buffer.addr,
-                // At most `buffer.len`.
-                len: u32::try_from(len).unwrap_or(0),
-                meta,
-            });
         }
-        self.return_filled();
+        self.finish(frame.len(), frame.offload().meta(0));
         Ok(())
     }
 
-    /// Sees to it that the first buffers held have room for `len` bytes; how many those are.
-    fn gather(&mut self, len: u32) -> Result<usize, NotPut> {
+    /// Returns the first buffers held, which have `len` bytes of a frame in them. `meta` lacks the
+    /// count of slots.
+    fn finish(&mut self, len: u32, meta: FrameMeta) {
+        self.filled.clear();
+        let mut left = len;
+        while left > 0 {
+            let Some(buffer) = self.pop() else {
+                break;
+            };
+            let len = left.min(buffer.len);
+            left -= len;
+            self.filled.push(Slot {
+                addr: buffer.addr,
+                len,
+                meta: [0; 2],
+            });
+        }
+        // At most MAX_BUFFERS.
+        let count = u16::try_from(self.filled.len()).unwrap_or(0);
+        if let Some(first) = self.filled.first_mut() {
+            let count = count.into();
+            first.meta = meta_words(&FrameMeta { count, ..meta });
+        }
+        // At once: the client works on this frame while we are at the next one. Larger batches were
+        // slower in `alacrity bench frames`.
+        self.return_filled();
+    }
+
+    fn pop(&mut self) -> Option<Slot> {
+        self.num_checked = self.num_checked.saturating_sub(1);
+        self.held.pop_front()
+    }
+
+    /// Checks the first buffers held, as many as have room for `len` bytes, as far as there are so
+    /// many, and as one frame can fill.
+    fn gather(&mut self, len: u32) -> Result<Window, NotPut> {
         let most = if self.caps & rx_cap::MERGED != 0 {
             MAX_BUFFERS
         } else {
             1
         };
-        let mut room = 0;
-        for nth in 0..most {
+        let mut window = Window::default();
+        while window.num_buffers < most && window.num_bytes < u64::from(len) {
+            let nth = window.num_buffers;
             if nth == self.held.len() && !self.take()? {
-                return Err(NotPut::NoRoom);
+                break;
             }
             let Some(buffer) = self.held.get(nth) else {
-                return Err(NotPut::NoRoom);
+                break;
             };
-            let gpa = GuestAddress(buffer.addr);
-            if buffer.len == 0 || !self.ram.check_range(gpa, buffer.len as usize) {
-                return Err(self.refuse_buffers(nth + 1));
+            if nth >= self.num_checked {
+                let gpa = GuestAddress(buffer.addr);
+                if buffer.len == 0 || !self.ram.check_range(gpa, buffer.len as usize) {
+                    return Err(self.refuse_buffers(nth + 1));
+                }
+                self.num_checked = nth + 1;
             }
-            room += u64::from(buffer.len);
-            if room >= u64::from(len) {
-                return Ok(nth + 1);
-            }
+            window.num_buffers += 1;
+            window.num_bytes += u64::from(buffer.len);
         }
-        Err(NotPut::NoRoom)
+        Ok(window)
+    }
+
+    /// Room for a frame of up to `len` bytes that comes from elsewhere, empty if there are no
+    /// buffers. `None`: bad ones went back, look again.
+    pub(super) fn window(&mut self, len: u32, metrics: &PortMetrics) -> Option<Window> {
+        match self.gather(len) {
+            Ok(window) => Some(window),
+            Err(NotPut::BadBuffer) => {
+                metrics.rx_errors.add(1);
+                None
+            }
+            Err(NotPut::NoRoom | NotPut::Fault) => Some(Window::default()),
+        }
+    }
+
+    /// The buffers of a window.
+    pub(super) fn pieces(&self, window: Window) -> impl Iterator<Item = Piece> {
+        self.held
+            .iter()
+            .take(window.num_buffers)
+            .map(|buffer| Piece {
+                gpa: GuestAddress(buffer.addr),
+                len: buffer.len,
+            })
+    }
+
+    /// A frame of `len` bytes is in the first buffers held, which have room for it.
+    pub(super) fn filled(&mut self, len: u32, meta: FrameMeta, metrics: &PortMetrics) {
+        self.finish(len, meta);
+        metrics.rx_packets.add(1);
+        metrics.rx_bytes.add(len.into());
     }
 
     /// Takes buffers off the ring; true if there were any.
@@ -191,6 +285,12 @@ impl Receiver {
         }
     }
 
+    /// Takes all buffers that are on the ring: at most as many as it has slots.
+    fn take_all(&mut self) {
+        while self.take().unwrap_or(false) {}
+        self.most_held = self.most_held.max(self.held.len());
+    }
+
     /// Returns the first buffers without a frame.
     fn refuse_buffers(&mut self, num_buffers: usize) -> NotPut {
         self.return_empty(num_buffers);
@@ -199,18 +299,20 @@ impl Receiver {
 
     fn return_empty(&mut self, num_buffers: usize) {
         self.filled.clear();
-        self.filled
-            .extend(self.held.iter().take(num_buffers).map(|buffer| Slot {
+        for _ in 0..num_buffers.min(MAX_BUFFERS) {
+            let Some(buffer) = self.pop() else {
+                break;
+            };
+            self.filled.push(Slot {
                 addr: buffer.addr,
                 ..Slot::default()
-            }));
+            });
+        }
         self.return_filled();
     }
 
     fn return_filled(&mut self) {
-        let num_returned = self.end.ring.give_back_filled(&self.filled);
-        self.held.drain(..num_returned.min(self.held.len()));
-        self.has_news |= num_returned > 0;
+        self.has_news |= self.end.ring.give_back_filled(&self.filled) > 0;
     }
 
     /// Returns all buffers without a frame.
@@ -234,16 +336,40 @@ impl Receiver {
         }
     }
 
-    /// True if there is no buffer; the client's doorbell then tells when there is one.
-    pub(super) fn is_starved(&mut self) -> bool {
-        if !self.held.is_empty() {
-            return false;
+    /// Looks for buffers for a frame of `len` bytes, at least one.
+    pub(super) fn look_for_room(&mut self, len: u32, metrics: &PortMetrics) -> Room {
+        if self.most_held == 0 {
+            // See how many it gives before the first ones are used.
+            self.take_all();
         }
-        self.end.signal.receiver.disable();
-        if !matches!(self.take(), Ok(false)) {
-            return false;
+        for _ in 0..2 {
+            let Some(has_room) = self.has_room(len, metrics) else {
+                return Room::Unclear;
+            };
+            if has_room {
+                return Room::Ready;
+            }
+            // A client gives again what it knows that it got back.
+            self.notify(metrics);
+            self.end.signal.receiver.disable();
+            self.take_all();
+            match self.has_room(len, metrics) {
+                None => return Room::Unclear,
+                Some(true) => return Room::Ready,
+                Some(false) if self.held.is_empty() || self.held.len() < self.most_held => {}
+                Some(false) => return Room::Ready,
+            }
+            if self.end.signal.receiver.enable() {
+                return Room::Later;
+            }
         }
-        self.end.signal.receiver.enable()
+        Room::Unclear
+    }
+
+    /// `None`: look again.
+    fn has_room(&mut self, len: u32, metrics: &PortMetrics) -> Option<bool> {
+        let window = self.window(len, metrics)?;
+        Some(window.num_bytes >= u64::from(len))
     }
 
     pub(super) fn is_cut_off(&self) -> bool {

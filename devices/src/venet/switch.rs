@@ -28,15 +28,19 @@ const DEFAULT_AGEING: u32 = 300;
 /// Copies per second of frames from one port that go to everybody.
 const DEFAULT_FLOOD_RATE: u32 = 100_000;
 
+/// Most ports on one bus.
+const MAX_PORTS_PER_BUS: u32 = 8;
+
 /// The class `venet-switch`.
 ///
 /// | attribute | value |
 /// |---|---|
+/// | `ports_per_bus` | ports, 1 to 8, on each bus that it is put on from then on |
 /// | `mtu` | 68 to 65535; `EBUSY` while a port is open or there is an uplink |
 /// | `ageing` | seconds after which a silent address is forgotten |
 /// | `flood_rate` | copies per second and port of frames to everybody; 0 for none |
 /// | `ports` | a line per port: bus or `uplink`, address, `up` or `down`, counters |
-/// | `port_macs` | addresses of ports, `BUS=MAC BUS=MAC…`, also of those to come |
+/// | `port_macs` | addresses of ports, `BUS=MAC BUS=MAC…`, also of those to come; `BUS/1` is the second on a bus |
 /// | `macs` | a line per known address: address, port, its age in seconds or `assigned` |
 /// | `uplink` | the TAP that it is connected to; written empty: none; `EBUSY` if there is another |
 /// | counters | sums over all ports there have been |
@@ -52,6 +56,7 @@ impl DeviceClass for SwitchClass {
         Ok(Arc::new(SwitchDevice(Arc::new(Switch {
             name: name.into(),
             mtu: Mtu::default(),
+            ports_per_bus: AtomicU32::new(1),
             ageing: AtomicU32::new(DEFAULT_AGEING),
             flood_rate: AtomicU32::new(DEFAULT_FLOOD_RATE),
             table: MacTable::new(),
@@ -67,10 +72,19 @@ impl DeviceClass for SwitchClass {
 
 struct SwitchDevice(Arc<Switch>);
 
+/// What the `nth` port on a bus is called. No bus has a slash in its name.
+fn place_on(bus: &str, nth: u32) -> String {
+    match nth {
+        0 => bus.into(),
+        nth => format!("{bus}/{nth}"),
+    }
+}
+
 /// What all ports of a switch share.
 pub(super) struct Switch {
     name: String,
     mtu: Mtu,
+    ports_per_bus: AtomicU32,
     /// In seconds.
     pub(super) ageing: AtomicU32,
     pub(super) flood_rate: AtomicU32,
@@ -96,7 +110,8 @@ struct Uplink {
 /// A port of a switch.
 pub(super) struct SwitchPort {
     pub(super) port_idx: u8,
-    /// The bus that it is on; `None` for the uplink, and when it was taken off.
+    /// The bus that it is on, as [`place_on`] says it; `None` for the uplink, and when it was taken
+    /// off.
     bus: Mutex<Option<String>>,
     pub(super) end: End,
     /// Used by the worker of this port alone.
@@ -403,6 +418,10 @@ impl Device for SwitchDevice {
                 "mtu",
                 mtu::attribute(&self.0, |switch| &switch.mtu, is_busy),
             ),
+            (
+                "ports_per_bus",
+                setting(|switch| &switch.ports_per_bus, 1, MAX_PORTS_PER_BUS),
+            ),
             ("ageing", setting(|switch| &switch.ageing, 1, 86_400)),
             (
                 "flood_rate",
@@ -438,16 +457,44 @@ impl Device for SwitchDevice {
     }
 
     fn connect_bus(&self, bus: &str) -> Result<Vec<InterfaceOffer>, Errno> {
-        let port = Arc::new(Port::new(format!("{}@{bus}", self.0.name))?);
-        self.0.add(Some(bus), End::Client(Arc::clone(&port)))?;
-        let backend = Arc::clone(&self.0);
-        Ok(vec![offer(&port, backend)])
+        let mut offers = Vec::new();
+        for nth in 0..self.0.ports_per_bus.load(Ordering::Relaxed) {
+            let place = place_on(bus, nth);
+            let added = Port::new(format!("{}@{place}", self.0.name)).and_then(|port| {
+                let port = Arc::new(port);
+                self.0.add(Some(&place), End::Client(Arc::clone(&port)))?;
+                Ok(port)
+            });
+            match added {
+                Ok(port) => {
+                    let backend = Arc::clone(&self.0);
+                    let mut offer = offer(&port, backend);
+                    if nth > 0 {
+                        offer.name = format!("port{nth}");
+                    }
+                    offers.push(offer);
+                }
+                Err(errno) => {
+                    // The first port shows that all those on this bus are ours.
+                    if nth > 0 {
+                        drop(offers);
+                        self.disconnect_bus(bus);
+                    }
+                    return Err(errno);
+                }
+            }
+        }
+        Ok(offers)
     }
 
     fn disconnect_bus(&self, bus: &str) {
-        let is_it = |port: &&Arc<SwitchPort>| lock(&port.bus).as_deref() == Some(bus);
-        let found = lock(&self.0.ports).iter().find(is_it).cloned();
-        if let Some(port) = found {
+        let is_there = |place: Option<&str>| {
+            let place = place.map(|place| place.split('/').next());
+            place == Some(Some(bus))
+        };
+        let mut found = lock(&self.0.ports).clone();
+        found.retain(|port| is_there(lock(&port.bus).as_deref()));
+        for port in found {
             *lock(&port.bus) = None;
             if let End::Client(client) = &port.end {
                 self.0.remove_if_unused(client);

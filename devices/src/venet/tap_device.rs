@@ -13,8 +13,11 @@ use super::loopback::{leave_bus, offer, take_bus};
 use super::mtu::{self, Mtu};
 use super::path::{Backend, Path};
 use super::port::{Port, lock};
-use super::tap_end::{self, TapBuffer, TapEnd};
-use crate::tap::check_name;
+use super::rx::Receiver;
+use super::tap_end::TapEnd;
+use super::tap_fetch::TapFetch;
+use super::tx::Progress;
+use crate::tap::{Tap, check_name};
 
 /// The class `venet-tap`.
 ///
@@ -29,6 +32,21 @@ use crate::tap::check_name;
 #[derive(Debug, Default)]
 pub struct TapClass {
     num_made: AtomicU64,
+    opened: Opened,
+}
+
+/// TAPs that were opened for devices of this class.
+type Opened = Arc<Mutex<Vec<Tap>>>;
+
+impl TapClass {
+    /// A class whose devices find `taps` open already, with one queue, their MTU and their addresses
+    /// set, and on: the device that gets the `ifname` of one takes it when it is enabled, once.
+    pub fn with_open(taps: Vec<Tap>) -> Self {
+        TapClass {
+            num_made: AtomicU64::new(0),
+            opened: Arc::new(Mutex::new(taps)),
+        }
+    }
 }
 
 impl DeviceClass for TapClass {
@@ -48,6 +66,7 @@ impl DeviceClass for TapClass {
             mtu: Mtu::default(),
             end: Mutex::new(End { ifname, tap: None }),
             generation: AtomicU64::new(0),
+            opened: Arc::clone(&self.opened),
         };
         Ok(Arc::new(TapDevice {
             port,
@@ -69,6 +88,8 @@ struct TapBackend {
     end: Mutex<End>,
     /// Changes whenever `end` does.
     generation: AtomicU64,
+    /// Of the class.
+    opened: Opened,
 }
 
 struct End {
@@ -94,7 +115,10 @@ impl TapBackend {
             return Ok(());
         }
         let old = if is_enabled {
-            let tap = TapEnd::open(self.port.name(), &end.ifname, self.mtu.get())?;
+            let tap = match self.take_opened(&end.ifname) {
+                Some(tap) => TapEnd::of(tap)?,
+                None => TapEnd::open(self.port.name(), &end.ifname, self.mtu.get())?,
+            };
             end.tap.replace(Arc::new(tap))
         } else {
             end.tap.take()
@@ -106,6 +130,12 @@ impl TapBackend {
             tap.release();
         }
         Ok(())
+    }
+
+    fn take_opened(&self, ifname: &str) -> Option<Tap> {
+        let mut opened = lock(&self.opened);
+        let place = opened.iter().position(|tap| tap.name() == ifname)?;
+        Some(opened.swap_remove(place))
     }
 
     fn tap(&self) -> Option<Arc<TapEnd>> {
@@ -184,7 +214,7 @@ impl Backend for TapBackend {
             tap: None,
             generation: None,
             caps: 0,
-            buffer: TapEnd::new_buffer(),
+            fetch: TapFetch::new(),
             backend: self,
         })
     }
@@ -197,7 +227,7 @@ struct TapPath {
     /// Of `tap`; `None` until it was looked for.
     generation: Option<u64>,
     caps: u32,
-    buffer: TapBuffer,
+    fetch: TapFetch,
 }
 
 impl Path for TapPath {
@@ -238,25 +268,31 @@ impl Path for TapPath {
         self.caps = caps;
     }
 
-    fn receive(&mut self, scratch: &mut Scratch) -> bool {
-        let Some(tap) = &self.tap else {
-            return false;
-        };
-        let limits = tap_end::limits(self.backend.mtu());
-        match tap.receive(&mut self.buffer, limits) {
-            Some(Ok(frame)) => {
-                self.port.deliver(&frame, scratch);
-            }
-            Some(Err(())) => self.port.metrics.rx_dropped.add(1),
-            None => {
-                if tap.is_gone() {
-                    // The link is down now: say so.
-                    self.tap = None;
-                    self.port.kick();
-                }
-                return false;
-            }
+    fn check_source(&mut self) {
+        if let Some(tap) = &self.tap {
+            tap.check();
         }
-        true
+        self.look_at_tap();
+    }
+
+    fn receive(&mut self, receiver: &mut Receiver, scratch: &mut Scratch) -> Progress {
+        let Some(tap) = &self.tap else {
+            return Progress::Idle;
+        };
+        let (mtu, metrics) = (self.backend.mtu(), &self.port.metrics);
+        let progress = self.fetch.serve(&**tap, mtu, receiver, scratch, metrics);
+        self.look_at_tap();
+        progress
+    }
+}
+
+impl TapPath {
+    /// Lets go of a TAP that is gone.
+    fn look_at_tap(&mut self) {
+        if self.tap.as_ref().is_some_and(|tap| tap.is_gone()) {
+            // The link is down now: say so.
+            self.tap = None;
+            self.port.kick();
+        }
     }
 }

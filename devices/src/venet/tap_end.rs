@@ -1,7 +1,7 @@
 //! A TAP as one end of the paths of frames.
 
 use std::fs::File;
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, Read};
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -15,13 +15,15 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use super::frame::{CAP_DATA_VALID, Frame, Limits, Scratch};
 use super::mac::MacAddress;
+use crate::GuestRam;
 use crate::error::chain;
+use crate::iovec::{MixedIoVecs, Piece};
 use crate::tap::{HEADER_BYTES, Tap, TapError};
 
 /// `struct virtio_net_hdr_v1`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
-struct Header {
+pub(super) struct Header {
     flags: u8,
     gso_type: u8,
     hdr_len: U16,
@@ -61,6 +63,15 @@ pub(super) struct TapEnd {
     is_gone: AtomicBool,
 }
 
+/// A frame that was read from a TAP.
+pub(super) struct TapFrame {
+    /// As a receiver finds it, but with the kernel's idea of the headers' length, and without a
+    /// count of slots; `None` if it makes no sense.
+    pub(super) meta: Option<FrameMeta>,
+    /// Bytes of the frame.
+    pub(super) len: u32,
+}
+
 /// Room for one frame from a TAP.
 pub(super) type TapBuffer = Box<[u8]>;
 
@@ -80,6 +91,14 @@ impl TapEnd {
             tracing::warn!("{device}: {}", chain(&error));
             errno(&error)
         })?;
+        Self::of(tap)
+    }
+
+    /// A TAP that is open and on.
+    ///
+    /// # Errors
+    /// `EIO`: it has no queue.
+    pub(super) fn of(tap: Tap) -> Result<Self, Errno> {
         let file = tap.queues().first().map(Arc::clone).ok_or(Errno::IO)?;
         Ok(TapEnd {
             tap,
@@ -141,26 +160,23 @@ impl TapEnd {
         }
     }
 
-    /// Gives a frame to the host; false if it does not take it.
+    /// Gives a frame to the host, straight from where its sender has it; false if the host does not
+    /// take it.
     pub(super) fn send(&self, frame: &Frame<'_>, scratch: &mut Scratch) -> bool {
-        let Some((space, body)) = scratch.frame.split_at_mut_checked(HEADER_BYTES as usize) else {
-            return false;
-        };
-        let Some(bytes) = frame.copy_whole(body) else {
-            return false;
-        };
         let header = header_of(&frame.offload().meta(1));
-        space.copy_from_slice(header.as_bytes());
-        let len = space.len() + bytes.len();
-        let Some(bytes) = scratch.frame.get(..len) else {
-            return false;
-        };
-        match rustix::io::write(&*self.file, bytes) {
+        match frame.write_to(&self.file, header.as_bytes(), &mut scratch.list) {
             Ok(_) => true,
             Err(error) => {
-                self.look_at(&error.into());
+                self.look_at(&error);
                 false
             }
+        }
+    }
+
+    /// Looks whether the interface is still there.
+    pub(super) fn check(&self) {
+        if let Err(error) = self.tap.check() {
+            self.look_at(&error);
         }
     }
 
@@ -181,15 +197,66 @@ impl TapEnd {
     }
 
     fn look_at(&self, error: &io::Error) {
-        let is_harmless = match error.raw_os_error() {
-            // EIO: the interface is down. EINVAL: the frame is refused. No memory.
-            Some(libc::EIO | libc::EINVAL | libc::ENOBUFS | libc::ENOMEM) => true,
-            _ => matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted),
-        };
-        if !is_harmless && !self.is_gone.swap(true, Relaxed) {
+        if means_gone(error) && !self.is_gone.swap(true, Relaxed) {
             tracing::warn!("TAP {}: {error}", self.tap.name());
         }
     }
+}
+
+/// True if the interface itself is gone. All other errors are of one frame, which is lost: the
+/// interface is down (`EIO`), the frame is refused (`EINVAL`), its memory is none (`EFAULT`), there is
+/// no memory. A client that provokes them loses its own frames.
+fn means_gone(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EBADFD | libc::EBADF | libc::ENODEV | libc::ENXIO)
+    )
+}
+
+/// Where frames of a TAP come from.
+pub(super) trait FrameSource {
+    /// Reads the next frame into `pieces` of `ram`, and what does not fit there into `tail`; what
+    /// came, `None` if there is nothing.
+    fn read_into(
+        &self,
+        list: &mut MixedIoVecs,
+        ram: &GuestRam,
+        pieces: impl IntoIterator<Item = Piece>,
+        tail: &mut [u8],
+    ) -> Option<TapFrame>;
+}
+
+impl FrameSource for TapEnd {
+    fn read_into(
+        &self,
+        list: &mut MixedIoVecs,
+        ram: &GuestRam,
+        pieces: impl IntoIterator<Item = Piece>,
+        tail: &mut [u8],
+    ) -> Option<TapFrame> {
+        let frame = read_frame(&self.file, list, ram, pieces, tail);
+        frame.inspect_err(|error| self.look_at(error)).ok()
+    }
+}
+
+/// One `readv` of a frame behind its virtio header.
+///
+/// # Errors
+/// That of `readv(2)`.
+pub(super) fn read_frame(
+    file: &File,
+    list: &mut MixedIoVecs,
+    ram: &GuestRam,
+    pieces: impl IntoIterator<Item = Piece>,
+    tail: &mut [u8],
+) -> io::Result<TapFrame> {
+    let mut header = Header::new_zeroed();
+    let num_bytes = list.read(file, header.as_mut_bytes(), ram, pieces, tail)?;
+    let num_bytes = u32::try_from(num_bytes).unwrap_or(u32::MAX);
+    Ok(TapFrame {
+        meta: meta_of(&header),
+        len: num_bytes.saturating_sub(HEADER_BYTES),
+    })
 }
 
 /// All that a TAP may leave to us.
@@ -211,7 +278,8 @@ fn parse(buffer: &[u8], len: usize, limits: Limits) -> Option<Frame<'_>> {
     Frame::in_bytes(bytes, &meta_of(&header)?, limits).ok()
 }
 
-fn header_of(meta: &FrameMeta) -> Header {
+/// As a TAP takes and gives it.
+pub(super) fn header_of(meta: &FrameMeta) -> Header {
     let mut header = Header::new_zeroed();
     let flags = meta.flags.get();
     if flags & frame_flag::NEEDS_CSUM != 0 {
@@ -302,6 +370,20 @@ mod tests {
                 assert_eq!(meta_of(&header_of(&meta)), Some(meta));
             }
         }
+    }
+
+    #[test]
+    fn only_an_interface_that_is_gone_takes_the_link() {
+        for errno in [libc::EBADFD, libc::ENODEV] {
+            assert!(means_gone(&io::Error::from_raw_os_error(errno)));
+        }
+        for errno in [libc::EAGAIN, libc::EIO, libc::EINVAL, libc::EFAULT] {
+            assert!(!means_gone(&io::Error::from_raw_os_error(errno)));
+        }
+        assert!(
+            !means_gone(&io::ErrorKind::InvalidInput.into()),
+            "a bad list"
+        );
     }
 
     #[test]

@@ -6,14 +6,18 @@ use vbus::ring::{RingFault, Slot};
 use vm_memory::GuestAddress;
 use zerocopy::{FromZeros, IntoBytes};
 
-use super::frame::{BadFrame, Frame, Limits, Piece, Scratch};
+use super::frame::{BadFrame, Frame, Limits, Scratch};
 use super::metrics::PortMetrics;
 use super::path::Path;
 use super::rx::{RingEnd, meta_of};
 use crate::GuestRam;
+use crate::iovec::Piece;
 
-/// Frames that are taken off the ring, and returned, at once.
+/// Frames that are taken off the ring at once, and returned at once if they are small.
 const BATCH_SLOTS: usize = 32;
+/// Bytes of frames after which their slots are returned, and their receivers woken: these then work
+/// while we do.
+const BATCH_BYTES: u64 = 128 << 10;
 
 /// Whether a queue has been served to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +26,15 @@ pub(super) enum Progress {
     Idle,
     /// The budget is used up: let others have their turn, then go on.
     More,
+}
+
+/// What follows when there is nothing left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rest {
+    /// Sleep: the client's doorbell is asked for.
+    Asleep,
+    /// Another look, soon: it is not.
+    Awake,
 }
 
 /// Takes frames from one client.
@@ -67,12 +80,16 @@ impl Sender {
         scratch: &mut Scratch,
         metrics: &PortMetrics,
         budget: u32,
+        rest: Rest,
     ) -> Result<Progress, RingFault> {
         let mut budget = budget;
         self.end.signal.receiver.disable();
         loop {
             let num_taken = self.end.ring.take(&mut self.slots)?;
             if num_taken == 0 {
+                if rest == Rest::Awake {
+                    return Ok(Progress::Idle);
+                }
                 if self.end.signal.receiver.enable() {
                     return Ok(Progress::Idle);
                 }
@@ -99,7 +116,8 @@ impl Sender {
             return 0;
         }
         metrics.batches.add(1);
-        let (mut num_packets, mut num_bytes, mut cost) = (0, 0, 0_u32);
+        let mut batch = Batch::default();
+        let mut cost = 0_u32;
         for slot in self.slots.iter().take(num_taken) {
             let meta = meta_of(slot.meta);
             let segments = &mut self.segments;
@@ -107,10 +125,11 @@ impl Sender {
                 .and_then(|()| {
                     Frame::in_ram(&self.ram, &self.pieces, slot.len, &meta, self.limits)
                 });
+            batch.num_slots += 1;
             match result {
                 Ok(frame) => {
-                    num_packets += 1;
-                    num_bytes += u64::from(frame.len());
+                    batch.num_packets += 1;
+                    batch.num_bytes += u64::from(frame.len());
                     cost = cost.saturating_add(path.send(&frame, scratch).max(1));
                 }
                 Err(reason) => {
@@ -120,17 +139,37 @@ impl Sender {
                     }
                 }
             }
+            if batch.num_bytes >= BATCH_BYTES {
+                std::mem::take(&mut batch).end(&mut self.end, path, metrics);
+            }
         }
-        metrics.tx_packets.add(num_packets);
-        metrics.tx_bytes.add(num_bytes);
+        batch.end(&mut self.end, path, metrics);
+        cost
+    }
+}
+
+/// Frames that are sent, and whose slots are still here.
+#[derive(Debug, Default)]
+struct Batch {
+    num_slots: u32,
+    num_packets: u64,
+    num_bytes: u64,
+}
+
+impl Batch {
+    /// Returns the slots, and wakes whoever wants to know.
+    fn end(self, end: &mut RingEnd, path: &mut dyn Path, metrics: &PortMetrics) {
+        if self.num_slots == 0 {
+            return;
+        }
+        metrics.tx_packets.add(self.num_packets);
+        metrics.tx_bytes.add(self.num_bytes);
         // The frames are copied: the client may use its buffers again.
-        let num_taken = u32::try_from(num_taken).unwrap_or(u32::MAX);
-        self.end.ring.give_back(num_taken);
+        end.ring.give_back(self.num_slots);
         path.flush();
-        if self.end.signal.notify() {
+        if end.signal.notify() {
             metrics.signals.add(1);
         }
-        cost
     }
 }
 

@@ -99,6 +99,30 @@ fn frame_of_64_kib_fills_many_buffers_if_the_receiver_can_take_it() {
 }
 
 #[test]
+fn frame_of_64_kib_crosses_a_switch_whole_to_whom_can_take_it_so() {
+    let lab = Lab::with("venet-switch", &["a", "b", "c"]);
+    let mut sender = lab.station("a", options(0));
+    let mut whole = lab.station("b", options(ALL_RX | rx_cap::MERGED));
+    let mut segments = lab.station("c", options(0));
+    let frame = tcp4(&payload(65_000));
+    let outgoing = Outgoing {
+        parts: &[&frame],
+        meta: gso_meta(1448),
+    };
+
+    // Nobody knows the receiver, so both get it.
+    sender.send_all([outgoing]).unwrap();
+
+    let (bytes, meta) = receive(&mut whole, 1).remove(0);
+    assert!(bytes == frame);
+    assert_eq!((meta.gso_type, meta.gso_size.get()), (gso_type::TCP4, 1448));
+    let segments = receive(&mut segments, 65_000_usize.div_ceil(1448));
+    assert!(segments.iter().all(|(bytes, _)| is_right(bytes)));
+    assert_eq!(lab.port_count("b", "rx_packets"), 1);
+    assert_eq!(drain(&mut whole).len(), 0);
+}
+
+#[test]
 fn receiver_without_offloads_gets_segments_with_right_checksums() {
     let lab = Lab::with("venet-loopback", &["b"]);
     let mut station = lab.station("b", options(0));

@@ -207,3 +207,32 @@ fn addresses_of_ports_are_chosen_before_or_after_they_are_there() {
     let multicast = lab.set("port_macs", "z=03:00:00:00:00:0c");
     assert_eq!(multicast, Err(Errno::INVAL));
 }
+
+#[test]
+fn bus_with_several_ports_has_that_many_stations() {
+    let lab = Lab::new();
+    lab.host.create_device("dev").unwrap();
+    lab.host.set_type("dev", "venet-switch").unwrap();
+    assert_eq!(lab.set("ports_per_bus", "9"), Err(Errno::INVAL));
+    lab.set("ports_per_bus", "3").unwrap();
+    let chosen = "a=02:00:00:00:00:01 a/2=02:00:00:00:00:03";
+    lab.set("port_macs", chosen).unwrap();
+    for bus in ["a", "b"] {
+        lab.host.create_bus(bus).unwrap();
+        lab.host.link(bus, "net", "dev").unwrap();
+    }
+    let macs = lab.get("port_macs");
+    assert!(chosen.split(' ').all(|pair| macs.contains(pair)), "{macs}");
+    let path = "sys/instances/a/devices";
+    assert_eq!(lab.host.tree().list(path).unwrap().len(), 3);
+    assert_eq!(lab.get("ports").lines().count(), 6);
+
+    let mut b = lab.station("b", small());
+    send(&mut b, &[&frame(BROADCAST, mac(9), 60)]);
+    lab.host.unlink("a", "net").unwrap();
+
+    assert_eq!(lab.get("ports").lines().count(), 3);
+    assert_eq!(lab.port_count("b/1", "tx_packets"), 0);
+    lab.host.link("a", "net", "dev").unwrap();
+    assert_eq!(lab.get("ports").lines().count(), 6);
+}

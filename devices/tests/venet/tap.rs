@@ -2,12 +2,15 @@
 
 use std::net::UdpSocket;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 use alacrity_devices::tap::Tap;
 use alacrity_devices::venet::driver::Options;
 use rustix::io::Errno;
-use vbus::abi::venet::{VERSION, frame_flag, rx_cap};
+use vbus::abi::venet::{Capabilities, VERSION, cap_group, frame_flag, func, rx_cap};
 use vbus::verbs::{InterfaceId, Verbs};
+use zerocopy::IntoBytes;
 
 use crate::fixture::*;
 use crate::setup::ram;
@@ -220,4 +223,141 @@ fn switch_has_the_host_behind_its_uplink() {
     lab.set("uplink", "").unwrap();
     assert!(!is_there("vntap4"));
     assert_eq!(lab.get("ports").lines().count(), 2);
+}
+
+#[test]
+fn packet_of_60000_bytes_fills_many_buffers() {
+    require_root!();
+    let lab = Lab::with("venet-tap", &["b"]);
+    lab.set("ifname", "vntap5").unwrap();
+    lab.set("mtu", "65521").unwrap();
+    lab.set("enabled", "1").unwrap();
+    assert!(ip("addr add 198.51.5.1/24 dev vntap5"));
+    let options = Options {
+        num_slots: 64,
+        rx_caps: rx_cap::MERGED,
+        ..Options::default()
+    };
+    let mut station = lab.station("b", options);
+    let mac = station.mac().unwrap();
+    assert!(ip(&format!(
+        "neigh replace 198.51.5.2 lladdr {mac} dev vntap5"
+    )));
+    let socket = UdpSocket::bind("198.51.5.1:0").unwrap();
+    let payload: Vec<u8> = (0..60_000).map(|n| (n % 251) as u8).collect();
+
+    for _ in 0..20 {
+        socket.send_to(&payload, "198.51.5.2:9").unwrap();
+
+        let bytes = loop {
+            let (bytes, _) = receive_type(&mut station, [8, 0]);
+            if bytes[23] == 17 {
+                break bytes;
+            }
+        };
+        assert_eq!(bytes[42..], payload);
+    }
+    assert_eq!(lab.count("rx_dropped"), 0);
+}
+
+#[test]
+fn tap_that_goes_away_under_traffic_takes_the_link_and_nothing_else() {
+    require_root!();
+    let lab = Lab::with("venet-tap", &["b"]);
+    lab.set("ifname", "vntap6").unwrap();
+    lab.set("enabled", "1").unwrap();
+    let options = Options {
+        has_link_events: true,
+        ..small()
+    };
+    let mut station = lab.station("b", options);
+    let own = station.mac().unwrap();
+    let one = frame(BROADCAST, own, 60);
+    let start = Instant::now();
+    for round in 0..6 {
+        let mut is_away = false;
+        let mut num_sent = 0;
+        while station.link().unwrap().1 {
+            num_sent += station.send(&[one.as_slice(); 4]).unwrap();
+            drain(&mut station);
+            if num_sent > 200 && !is_away {
+                is_away = true;
+                if round % 2 == 0 {
+                    assert!(ip("link del vntap6"));
+                } else {
+                    lab.set("enabled", "0").unwrap();
+                }
+            }
+            assert!(start.elapsed() < DEADLINE);
+        }
+        wait_for("the link is told to be down", || {
+            station.link_event().unwrap() == Some(false)
+        });
+        // What is sent now is lost, and its slots come back.
+        settle(&mut station);
+        lab.set("enabled", "0").unwrap();
+        lab.set("enabled", "1").unwrap();
+        wait_for("the link is told to be up", || {
+            station.link_event().unwrap() == Some(true)
+        });
+    }
+    station.close().unwrap();
+}
+
+#[test]
+fn link_goes_down_and_up_with_other_capabilities_under_traffic() {
+    require_root!();
+    let lab = Lab::with("venet-tap", &["b"]);
+    lab.set("ifname", "vntap7").unwrap();
+    lab.set("enabled", "1").unwrap();
+    assert!(ip("addr add 198.51.7.1/24 dev vntap7"));
+    let options = Options {
+        num_slots: 64,
+        rx_caps: rx_cap::MERGED | rx_cap::CSUM,
+        ..Options::default()
+    };
+    let mut station = lab.open("b", options);
+    let mac = station.mac().unwrap();
+    assert!(ip(&format!(
+        "neigh replace 198.51.7.2 lladdr {mac} dev vntap7"
+    )));
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let socket = UdpSocket::bind("198.51.7.1:0").unwrap();
+            while !is_over.load(Relaxed) {
+                let _ = socket.send_to(&[7; 1000], "198.51.7.2:9");
+                std::thread::sleep(Duration::from_micros(50));
+            }
+        });
+        for round in 0..40 {
+            let wants_csum = round % 2 == 0;
+            let csum = if wants_csum { rx_cap::CSUM } else { 0 };
+            let mut caps = Capabilities {
+                group: cap_group::RX.into(),
+                bits: (rx_cap::MERGED | csum).into(),
+            };
+            let handle = station.handle();
+            station
+                .bus()
+                .call(handle, func::NEGOTIATE, caps.as_mut_bytes())
+                .unwrap();
+            station.link_up().unwrap();
+            let mut num_seen = 0;
+            while num_seen < 20 {
+                let (bytes, meta) = receive_type(&mut station, [8, 0]);
+                if bytes[23] == 17 {
+                    assert_eq!(bytes[42..], [7; 1000]);
+                    num_seen += 1;
+                    let needs_csum = meta.flags.get() & frame_flag::NEEDS_CSUM != 0;
+                    assert!(wants_csum || !needs_csum, "round {round}");
+                }
+            }
+            station.link_down().unwrap();
+            // With what was negotiated before.
+            drain(&mut station);
+        }
+        is_over.store(true, Relaxed);
+    });
+    station.close().unwrap();
 }
