@@ -3,8 +3,8 @@
  * insmod vbus_hostile.ko mode=rings seed=1 rounds=20 steps=2000
  *
  * Needs the connector for itself: unload vbus_pci first. The attack is over when insmod returns;
- * the kernel log says what came of it. Loading fails if the connector does not work again after a
- * round, since that would be the host's fault.
+ * the kernel log says what came of it, and whether the connector did not work again after a
+ * round, which would be the host's fault.
  */
 #include <linux/completion.h>
 #include <linux/kthread.h>

@@ -14,6 +14,8 @@
  *   vmm off | reboot     sync, then power off or reset at once
  *   vmm run APPLET ...   become that busybox applet, which Ctrl-C can interrupt:
  *                        a shell's background jobs have SIGINT ignored for good
+ *   vmm hotplug          from its return on, load drivers for devices that are
+ *                        added to the virtual bus
  *
  * Reports are single bytes written to I/O ports (stock Debian cloud kernels
  * have no /dev/port, hence ioperm). Nothing answers there under other VMMs,
@@ -25,14 +27,17 @@
  *
  * No libc: the file is 2 kB instead of 800, and starts sooner.
  */
+#include <asm/errno.h>
 #include <asm/termbits.h>
 #include <asm/ioctls.h>
 #include <asm/unistd.h>
 #include <linux/fcntl.h>
+#include <linux/netlink.h>
 #include <linux/reboot.h>
 #include <asm/sigcontext.h>
 #include <asm/signal.h>
 #include <asm/ucontext.h>
+#include <linux/socket.h>
 #include <stddef.h>
 
 #define PORT_MILESTONE	0x0a00
@@ -43,6 +48,11 @@
 #define MILESTONE_EXEC	2
 
 #define MAX_CMDLINE	4096
+
+#define SOCK_DGRAM	2 /* of the C library's headers, like the next */
+#define AF_NETLINK	16
+#define UEVENT_GROUP	1 /* of messages from the kernel */
+#define MAX_UEVENT	4096
 
 #define OUT_BYTES	1 /* of "outb %al, %dx" */
 
@@ -216,6 +226,71 @@ static void become(char **argv)
 	sys(execve, "/bin/busybox", argv, envp);
 }
 
+/* The rest of @string if it begins with @prefix, or NULL. */
+static char *after(char *string, const char *prefix)
+{
+	while (*prefix && *string == *prefix) {
+		string++;
+		prefix++;
+	}
+	return *prefix ? NULL : string;
+}
+
+static void load_driver(char *alias)
+{
+	char *argv[] = { "modprobe", "-q", alias, NULL };
+	char *envp[] = { "PATH=/bin:/sbin", NULL };
+	long pid = sys(fork, 0, 0, 0);
+
+	if (pid == 0) {
+		sys(execve, "/bin/busybox", argv, envp);
+		sys(exit, 127, 0, 0);
+	}
+	if (pid > 0)
+		sys5(__NR_wait4, pid, 0, 0, 0, 0);
+}
+
+/*
+ * The kernel tells of each device in a message of strings. Debian's kernels can
+ * start no program by themselves (CONFIG_UEVENT_HELPER), and what busybox has
+ * for this starts one for each message, whatever it is about.
+ */
+static int hotplug(void)
+{
+	static const struct sockaddr_nl kernel = {
+		.nl_family = AF_NETLINK,
+		.nl_groups = UEVENT_GROUP,
+	};
+	static char message[MAX_UEVENT + 1];
+	char *string, *alias;
+	long fd, pid, len;
+
+	fd = sys(socket, AF_NETLINK, SOCK_DGRAM, NETLINK_KOBJECT_UEVENT);
+	if (fd < 0 || sys(bind, fd, &kernel, sizeof(kernel)) < 0)
+		return 1;
+	pid = sys(fork, 0, 0, 0);
+	if (pid != 0)
+		return pid < 0;
+	sys(setsid, 0, 0, 0);
+	for (;;) {
+		len = sys(read, fd, message, MAX_UEVENT);
+		if (len == -ENOBUFS)
+			continue; /* some were lost */
+		if (len < 0)
+			return 1;
+		message[len] = '\0';
+		if (!after(message, "add@"))
+			continue;
+		for (string = message; string < message + len; string++) {
+			alias = after(string, "MODALIAS=");
+			if (alias && after(alias, "vbus:"))
+				load_driver(alias);
+			while (*string)
+				string++;
+		}
+	}
+}
+
 static int run(int argc, char **argv)
 {
 	if (sys(getpid, 0, 0, 0) == 1) {
@@ -232,6 +307,8 @@ static int run(int argc, char **argv)
 		end_vm((long)LINUX_REBOOT_CMD_POWER_OFF);
 	} else if (argc == 2 && equal(argv[1], "reboot")) {
 		end_vm((long)LINUX_REBOOT_CMD_RESTART);
+	} else if (argc == 2 && equal(argv[1], "hotplug")) {
+		return hotplug();
 	} else if (argc > 2 && equal(argv[1], "run")) {
 		become(argv + 2);
 	}

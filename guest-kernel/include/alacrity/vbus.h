@@ -20,6 +20,7 @@
 
 struct vbus_connector;
 struct vbus_connection;
+struct vbus_share;
 
 /**
  * struct vbus_device - an interface on the guest's bus
@@ -85,15 +86,23 @@ int vbus_open(struct vbus_device *vdev, u32 version);
 int vbus_call(struct vbus_device *vdev, u32 func, void *data, u32 len);
 
 /*
- * Ends the connection. When it returns, the host has let go of all shared memory, and no notify
- * function runs any more. Nothing happens if it is not open.
+ * Ends the connection. When it returns, no notify function runs any more, and the host has let go of
+ * all shared memory and of all buffers. If it does not within half a minute: -ETIMEDOUT, and the
+ * driver must leak its buffers; shared memory and rings are freed as always and leak by themselves.
+ * Nothing happens if it is not open: 0. After probe and remove the bus calls it in any case.
  */
-void vbus_close(struct vbus_device *vdev);
+int vbus_close(struct vbus_device *vdev);
 
-/* Shared memory without a signal: physically contiguous, zeroed. */
+/**
+ * struct vbus_shm - shared memory without a signal: physically contiguous, zeroed
+ * @memory: of the driver
+ * @len: bytes
+ * @share: of the bus; NULL until it is shared, which it can be once
+ */
 struct vbus_shm {
 	void *memory;
 	size_t len;
+	struct vbus_share *share;
 };
 
 int vbus_shm_alloc(struct vbus_shm *shm, size_t len);
@@ -111,14 +120,19 @@ typedef void (*vbus_ring_notify)(struct vbus_ring *ring, void *context);
 
 /*
  * Makes a ring of @num_slots (a power of two up to VBUS_RING_MAX_SLOTS), not shared yet, whose
- * notifications are disabled. @name is of its interrupt in /proc/interrupts.
+ * notifications are disabled; or an ERR_PTR(). @name, which is copied, is of its interrupt in
+ * /proc/interrupts. A ring can be published to before it is shared.
  */
 struct vbus_ring *vbus_ring_alloc(u32 num_slots, const char *name, vbus_ring_notify notify,
 				  void *context);
 
-/* Shares it as @id with @priority (0, the lowest, to 7); takes an interrupt vector if one is left. */
+/*
+ * Shares it as @id with @priority (0, the lowest, to 7); takes an interrupt vector if one is left.
+ * Once for each ring: what comes after vbus_close() is a new one.
+ */
 int vbus_ring_share(struct vbus_device *vdev, struct vbus_ring *ring, u32 id, u32 priority);
 
+/* Frees it; never before vbus_close(). Nothing happens for NULL or an ERR_PTR(). */
 void vbus_ring_free(struct vbus_ring *ring);
 
 #endif /* ALACRITY_VBUS_H */

@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Calls of the host. Each is done when the write that starts it returns: whoever makes it stands
+ * still meanwhile, so there is nothing to wait for.
+ */
+#include <linux/io.h>
+#include <linux/io-64-nonatomic-lo-hi.h>
+#include <linux/mm.h>
+#include <linux/slab.h>
+
+#include "vbus_pci.h"
+
+static void vbus_pci_fill(struct vbus_pci_call *call, u32 func, const void *args, size_t len)
+{
+	call->func = cpu_to_le32(func);
+	call->status = cpu_to_le32(VBUS_PCI_STATUS_PENDING);
+	memcpy(call->args, args, len);
+	memset(call->args + len, 0, sizeof(call->args) - len);
+}
+
+/* What became of it; changes @args to what the host answered. */
+static int vbus_pci_result(struct vbus_pci_call *call, void *args, size_t len)
+{
+	u32 status = le32_to_cpu(virt_load_acquire(&call->status));
+
+	if (status == VBUS_PCI_STATUS_PENDING)
+		return -EIO; /* nobody was there */
+	if ((s32)status < -MAX_ERRNO)
+		return -EPROTO;
+	if ((s32)status >= 0)
+		memcpy(args, call->args, len);
+	return status;
+}
+
+/* Through the register: from any processor. May sleep. */
+int vbus_pci_call(struct vbus_pci *vp, u32 func, void *args, size_t len)
+{
+	struct vbus_pci_call *call;
+	int ret;
+
+	/* Memory of a power of two is aligned to its size, so it is inside one page, too. */
+	BUILD_BUG_ON(sizeof(*call) != 128);
+	call = kmalloc(sizeof(*call), GFP_KERNEL);
+	if (!call)
+		return -ENOMEM;
+	vbus_pci_fill(call, func, args, len);
+	writeq(virt_to_phys(call), &vp->registers->call);
+	ret = vbus_pci_result(call, args, len);
+	kfree(call);
+	return ret;
+}
+
+/* Through the channel of this processor, if it has one. May sleep. */
+int vbus_pci_fast_call(struct vbus_pci *vp, u32 func, void *args, size_t len)
+{
+	struct vbus_pci_call *call;
+	u32 channel = get_cpu();
+	int ret;
+
+	if (channel >= vp->num_channels) {
+		put_cpu();
+		return vbus_pci_call(vp, func, args, len);
+	}
+	/*
+	 * Nothing else of this processor may use the channel meanwhile. That costs nobody anything:
+	 * the processor stands still while the host works, whatever we do.
+	 */
+	call = &vp->channels[channel];
+	vbus_pci_fill(call, func, args, len);
+	outl(channel, vp->ports + VBUS_PCI_PORT_FAST_CALL);
+	ret = vbus_pci_result(call, args, len);
+	put_cpu();
+	return ret;
+}
+
+int vbus_pci_add_channels(struct vbus_pci *vp)
+{
+	u32 offered = readl(&vp->registers->num_channels);
+	u32 wanted = min3(offered, (u32)VBUS_PCI_NUM_CHANNELS, (u32)nr_cpu_ids);
+	struct vbus_pci_channel args = {};
+	u32 i;
+	int ret;
+
+	if (!wanted)
+		return 0;
+	vp->channels_bytes = wanted * sizeof(*vp->channels);
+	vp->channels = alloc_pages_exact(vp->channels_bytes, GFP_KERNEL | __GFP_ZERO);
+	if (!vp->channels)
+		return -ENOMEM;
+	for (i = 0; i < wanted; i++) {
+		args.channel = cpu_to_le32(i);
+		args.addr = cpu_to_le64(virt_to_phys(&vp->channels[i]));
+		ret = vbus_pci_call(vp, VBUS_PCI_FUNC_CHANNEL, &args, sizeof(args));
+		if (ret < 0)
+			return ret;
+	}
+	vp->num_channels = wanted;
+	return 0;
+}
+
+/* After a reset: the host knows of none any more. */
+void vbus_pci_free_channels(struct vbus_pci *vp)
+{
+	if (!vp->channels)
+		return;
+	vp->num_channels = 0;
+	free_pages_exact(vp->channels, vp->channels_bytes);
+	vp->channels = NULL;
+}
