@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 use std::sync::Arc;
 
+use alacrity_devices::GuestRam;
 use alacrity_devices::bus::{Bus, BusDevice, BusError};
 use alacrity_devices::interrupt::Doorbells;
 use alacrity_devices::legacy::i8042::I8042;
@@ -12,6 +13,7 @@ use alacrity_devices::legacy::report::{self, Report};
 use alacrity_devices::legacy::serial::{self, SerialMetrics, SerialPort};
 use alacrity_devices::pci::root::{ECAM_BYTES, PlugError};
 use alacrity_devices::pci::{BarKind, PciFunction, PciRoot};
+use alacrity_devices::vbus_pci::{Uplink, VbusPci, VbusPciError};
 use alacrity_devices::virtio::VirtioDevice;
 use alacrity_devices::virtio::transport::VirtioPci;
 use alacrity_devices::virtio::transport::pci::TransportError;
@@ -25,6 +27,8 @@ use crate::kvm::{IrqRouter, KvmDoorbells, KvmError, Vm};
 use crate::layout;
 use crate::memory::{self, MemoryError};
 use crate::metrics::Metrics;
+use crate::report::VmReport;
+use crate::uplink::{DaemonError, HangUp};
 
 /// Why a VM cannot be built.
 #[derive(Debug, thiserror::Error)]
@@ -62,14 +66,20 @@ pub enum BuildError {
         /// Why not.
         source: PlugError,
     },
-    /// The PCI memory window is full.
-    #[error("no room in the PCI memory window for {device}")]
+    /// The PCI memory or port window is full.
+    #[error("no room in the PCI windows for {device}")]
     Window {
         /// Which device.
         device: String,
         /// What the allocator said.
         source: vm_allocator::Error,
     },
+    /// The connector of the bus failed.
+    #[error(transparent)]
+    Vbus(#[from] VbusPciError),
+    /// The daemon of the bus does not serve this VM.
+    #[error(transparent)]
+    Bus(#[from] DaemonError),
     /// The virtio transport failed.
     #[error(transparent)]
     Transport(#[from] TransportError),
@@ -98,11 +108,14 @@ pub struct Machine {
     pio: Arc<Bus>,
     mmio: Arc<Bus>,
     pci: Arc<PciRoot>,
-    pci_window: AddressAllocator,
+    pci_memory: AddressAllocator,
+    pci_ports: AddressAllocator,
     control: Arc<Control>,
     metrics: Metrics,
     power_button: EventFd,
     console: SerialConsole,
+    hang_up: Option<HangUp>,
+    report: Arc<VmReport>,
 }
 
 /// The first serial port, as the main loop needs it.
@@ -194,25 +207,30 @@ impl Machine {
                     device: "power button".into(),
                     source,
                 })?;
-        let window_bytes = layout::ECAM_START - layout::MMIO_GAP_START;
-        let pci_window =
-            AddressAllocator::new(layout::MMIO_GAP_START, window_bytes).map_err(|source| {
-                BuildError::Window {
-                    device: "PCI".into(),
-                    source,
-                }
-            })?;
+        let window = |start, end: u64| {
+            AddressAllocator::new(start, end - start).map_err(|source| BuildError::Window {
+                device: "PCI".into(),
+                source,
+            })
+        };
+        let pci_memory = window(layout::MMIO_GAP_START, layout::ECAM_START)?;
+        let ports_end = u64::from(layout::PCI_PORTS_LAST) + 1;
+        let pci_ports = window(layout::PCI_PORTS_START.into(), ports_end)?;
+        let report = Arc::new(VmReport::new(Arc::clone(&control), ram_bytes));
         Ok(Machine {
             vm,
             router,
             pio,
             mmio,
             pci,
-            pci_window,
+            pci_memory,
+            pci_ports,
             control,
             metrics,
             power_button,
             console,
+            hang_up: None,
+            report,
         })
     }
 
@@ -235,6 +253,49 @@ impl Machine {
         Ok(())
     }
 
+    /// Plugs in a connector called `name` to the bus behind `uplink`.
+    ///
+    /// # Errors
+    /// [`BuildError`].
+    pub fn add_vbus(&mut self, name: &str, uplink: Arc<dyn Uplink>) -> Result<(), BuildError> {
+        let ram = self.vm.ram().clone();
+        let function = VbusPci::new(name.into(), uplink, ram, &self.router)?;
+        let counters = function.metrics();
+        self.add_pci(name, Arc::new(function))?;
+        self.metrics.add("devices", name, counters);
+        Ok(())
+    }
+
+    /// Has [`Machine::end`] call `hang_up`.
+    pub fn hang_up_at_end(&mut self, hang_up: HangUp) {
+        self.hang_up = Some(hang_up);
+    }
+
+    /// Lets go of whatever a vCPU could be waiting for, so that its thread can end.
+    pub fn end(&self) {
+        if let Some(hang_up) = &self.hang_up {
+            hang_up.now();
+        }
+    }
+
+    /// What there is to say about the VM.
+    pub fn report(&self) -> Arc<VmReport> {
+        Arc::clone(&self.report)
+    }
+
+    /// Guest RAM.
+    pub fn ram(&self) -> &GuestRam {
+        self.vm.ram()
+    }
+
+    /// Adds `counters` of something that belongs to device `name`.
+    pub fn add_counters<T>(&mut self, name: &str, counters: Arc<T>)
+    where
+        T: serde::Serialize + Send + Sync + 'static,
+    {
+        self.metrics.add("devices", name, counters);
+    }
+
     /// Plugs in a PCI function and places its BARs, as firmware would.
     ///
     /// # Errors
@@ -244,20 +305,18 @@ impl Machine {
         name: &str,
         function: Arc<dyn PciFunction>,
     ) -> Result<(), BuildError> {
-        for bar in function
-            .bars()
-            .into_iter()
-            .filter(|bar| bar.kind == BarKind::Memory32)
-        {
-            let window = |source| BuildError::Window {
-                device: name.into(),
-                source,
+        for bar in function.bars() {
+            let window = match bar.kind {
+                BarKind::Memory32 => &mut self.pci_memory,
+                BarKind::Io => &mut self.pci_ports,
             };
-            let range = self
-                .pci_window
+            let range = window
                 .allocate(bar.len, bar.len, AllocPolicy::FirstMatch)
-                .map_err(window)?;
-            let start = u32::try_from(range.start()).unwrap_or(u32::MAX); // the window ends below 4 GiB
+                .map_err(|source| BuildError::Window {
+                    device: name.into(),
+                    source,
+                })?;
+            let start = u32::try_from(range.start()).unwrap_or(u32::MAX); // the windows end below 4 GiB
             function.place_bar(bar.idx, start);
         }
         self.pci
@@ -284,8 +343,10 @@ impl Machine {
         (0..num_vcpus)
             .map(|idx| {
                 let vcpu = Vcpu::new(&self.vm, idx, num_vcpus, (idx == 0).then_some(entry))?;
+                let stats = vcpu.kvm_stats();
+                self.report.add_vcpu(vcpu.exits(), stats.clone());
                 self.metrics.add("vcpus", idx.to_string(), vcpu.exits());
-                if let Some(stats) = vcpu.kvm_stats() {
+                if let Some(stats) = stats {
                     self.metrics.add("kvm", idx.to_string(), stats);
                 }
                 Ok(vcpu)

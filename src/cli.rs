@@ -16,12 +16,14 @@ pub use args::{
     BenchArgs, BenchCase, CheckArgs, Cli, Command, HostArgs, LogLevel, RunArgs, Shell, VbusArgs,
     VbusCommand,
 };
+use ipnet::Ipv4Net;
 use keys::{Key, Keys, KeysError};
 
 use crate::config::{
-    BalloonConfig, ConfigError, DiskConfig, NetConfig, NetError, NetTable, TomlError, VmConfig,
+    BalloonConfig, ConfigError, DiskConfig, NetConfig, NetError, NetTable, TomlError, VenetConfig,
+    VenetError, VenetTable, VmConfig,
 };
-use crate::mac::MacError;
+use crate::mac::{MacAddr, MacError};
 use crate::size::{self, SizeError};
 
 const DISK_KEYS: [Key; 3] = [
@@ -35,6 +37,16 @@ const NET_KEYS: [Key; 7] = [
     Key::alone("user"),
     Key::with_value("mac", "02:00:00:00:00:01"),
     Key::with_value("queues", "N"),
+    Key::with_value("mtu", "N"),
+    Key::with_value("host_ip", "A.B.C.D/N"),
+    Key::with_value("guest_ip", "A.B.C.D/N"),
+];
+
+const VENET_KEYS: [Key; 7] = [
+    Key::with_value("tap", "NAME"),
+    Key::with_value("switch", "NAME"),
+    Key::alone("loopback"),
+    Key::with_value("mac", "02:00:00:00:00:01"),
     Key::with_value("mtu", "N"),
     Key::with_value("host_ip", "A.B.C.D/N"),
     Key::with_value("guest_ip", "A.B.C.D/N"),
@@ -94,6 +106,9 @@ pub enum ValueError {
     /// As said by the interface.
     #[error(transparent)]
     Net(NetError),
+    /// As said by the interface on the VM's own bus.
+    #[error(transparent)]
+    Venet(VenetError),
     /// Not a whole number in range of anything.
     #[error("`{text}` is not a whole number that fits here; write one, such as 2")]
     Number {
@@ -147,6 +162,10 @@ fn apply(args: RunArgs, base: VmConfig) -> Result<VmConfig, CliError> {
     for text in &args.nets {
         nets.push(in_flag("--net", text, parse_net)?);
     }
+    let mut venets = base.venets;
+    for text in &args.venets {
+        venets.push(in_flag("--venet", text, parse_venet)?);
+    }
     Ok(VmConfig {
         kernel: args.kernel.or(base.kernel),
         initrd: args.initrd.or(base.initrd),
@@ -162,6 +181,9 @@ fn apply(args: RunArgs, base: VmConfig) -> Result<VmConfig, CliError> {
         hugepages: args.hugepages || base.hugepages,
         disks,
         nets,
+        venets,
+        bus: args.bus.or(base.bus),
+        host: args.host.or(base.host),
         balloon: match &args.balloon {
             Some(text) => Some(in_flag("--balloon", text, parse_balloon)?),
             None => base.balloon,
@@ -195,24 +217,41 @@ fn parse_disk(text: &str) -> Result<DiskConfig, ValueError> {
 
 fn parse_net(text: &str) -> Result<NetConfig, ValueError> {
     let keys = Keys::parse(text, &NET_KEYS).map_err(ValueError::Keys)?;
-    let ipv4_net = |text: &str| {
-        text.parse()
-            .map_err(|_| ValueError::Ipv4Net { text: text.into() })
-    };
     NetTable {
         tap: keys.value("tap").map(str::to_owned),
         user: keys.has("user"),
-        mac: keys
-            .value("mac")
-            .map(|text| text.parse().map_err(ValueError::Mac))
-            .transpose()?,
+        mac: keys.value("mac").map(parse_mac).transpose()?,
         queues: keys.value("queues").map(parse_number).transpose()?,
         mtu: keys.value("mtu").map(parse_number).transpose()?,
-        host_ip: keys.value("host_ip").map(ipv4_net).transpose()?,
-        guest_ip: keys.value("guest_ip").map(ipv4_net).transpose()?,
+        host_ip: keys.value("host_ip").map(parse_ipv4_net).transpose()?,
+        guest_ip: keys.value("guest_ip").map(parse_ipv4_net).transpose()?,
     }
     .try_into()
     .map_err(ValueError::Net)
+}
+
+fn parse_venet(text: &str) -> Result<VenetConfig, ValueError> {
+    let keys = Keys::parse(text, &VENET_KEYS).map_err(ValueError::Keys)?;
+    VenetTable {
+        tap: keys.value("tap").map(str::to_owned),
+        switch: keys.value("switch").map(str::to_owned),
+        loopback: keys.has("loopback"),
+        mac: keys.value("mac").map(parse_mac).transpose()?,
+        mtu: keys.value("mtu").map(parse_number).transpose()?,
+        host_ip: keys.value("host_ip").map(parse_ipv4_net).transpose()?,
+        guest_ip: keys.value("guest_ip").map(parse_ipv4_net).transpose()?,
+    }
+    .try_into()
+    .map_err(ValueError::Venet)
+}
+
+fn parse_mac(text: &str) -> Result<MacAddr, ValueError> {
+    text.parse().map_err(ValueError::Mac)
+}
+
+fn parse_ipv4_net(text: &str) -> Result<Ipv4Net, ValueError> {
+    text.parse()
+        .map_err(|_| ValueError::Ipv4Net { text: text.into() })
 }
 
 fn parse_balloon(text: &str) -> Result<BalloonConfig, ValueError> {

@@ -5,6 +5,7 @@ pub mod disk;
 pub mod net;
 #[cfg(test)]
 mod tests;
+pub mod venet;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -13,7 +14,9 @@ use serde::{Deserialize, Serialize};
 
 pub use disk::{DiskConfig, DiskError};
 pub use net::{NetBackend, NetConfig, NetError, NetTable};
+pub use venet::{BusNameError, VenetBackend, VenetConfig, VenetError, VenetTable};
 
+use crate::mac::MacAddr;
 use crate::size::{self, Size};
 
 /// Most vCPUs of one VM.
@@ -51,6 +54,14 @@ pub struct VmConfig {
     /// Virtio network interfaces, in the order the guest finds them.
     #[serde(rename = "net")]
     pub nets: Vec<NetConfig>,
+    /// Network interfaces on a bus of the VM's own, at most [`venet::MAX_VENETS`]; the guest finds
+    /// them behind the virtio ones. Excludes [`VmConfig::bus`].
+    #[serde(rename = "venet")]
+    pub venets: Vec<VenetConfig>,
+    /// Name of the daemon's bus to join; the guest finds what is on it.
+    pub bus: Option<String>,
+    /// Socket of the daemon that [`VmConfig::bus`] lives in; `None` means the default one.
+    pub host: Option<PathBuf>,
     /// Add a virtio balloon with free page reporting.
     pub balloon: Option<BalloonConfig>,
     /// Shell command for the guest to run instead of an interactive shell. Only the init of the
@@ -82,6 +93,9 @@ impl Default for VmConfig {
             hugepages: false,
             disks: Vec::new(),
             nets: Vec::new(),
+            venets: Vec::new(),
+            bus: None,
+            host: None,
             balloon: None,
             exec: None,
             metrics: None,
@@ -172,15 +186,64 @@ pub enum ConfigError {
         second: usize,
     },
     /// Two interfaces share a TAP or a hardware address.
-    #[error("net{second}: {what} is already taken by net{first}; give each interface its own")]
+    #[error("{second}: {what} is already taken by {first}; give each interface its own")]
     SharedNet {
         /// The TAP or the address.
         what: String,
-        /// Position of the first use.
+        /// The first user, e.g. `net0`.
+        first: String,
+        /// The second user.
+        second: String,
+    },
+    /// An interface on the VM's own bus is refused for itself.
+    #[error("venet{venet_idx}")]
+    Venet {
+        /// Position among these interfaces.
+        venet_idx: usize,
+        /// Why.
+        source: VenetError,
+    },
+    /// Above [`venet::MAX_VENETS`].
+    #[error("{found} venets: a VM has at most {}; drop some", venet::MAX_VENETS)]
+    TooManyVenets {
+        /// What was asked for.
+        found: usize,
+    },
+    /// Above [`venet::MAX_SWITCH_PORTS`].
+    #[error(
+        "switch {name} with more than {} interfaces; spread them over several switches, or drop some",
+        venet::MAX_SWITCH_PORTS
+    )]
+    TooManyPorts {
+        /// The switch.
+        name: String,
+    },
+    /// A switch has one MTU.
+    #[error("venet{second}: switch {name} has another MTU at venet{first}; give both the same")]
+    SwitchMtu {
+        /// The switch.
+        name: String,
+        /// Position of its first interface.
         first: usize,
-        /// Position of the second use.
+        /// Position of the other.
         second: usize,
     },
+    /// Two buses.
+    #[error(
+        "--venet and --bus exclude each other: a VM is on one bus; leave --venet out and put its device on the daemon's bus, or leave --bus out"
+    )]
+    TwoBuses,
+    /// Pages of a pool that can run dry under the daemon.
+    #[error(
+        "--hugepages and --bus exclude each other: the daemon takes no memory of the huge page pool, which could run out under it; leave --hugepages out (the host's kernel uses huge pages by itself where it can)"
+    )]
+    HugePagesOnBus,
+    /// A daemon for nothing.
+    #[error("--host without --bus has no meaning; add --bus NAME, or leave it out")]
+    HostWithoutBus,
+    /// A bus that cannot be.
+    #[error(transparent)]
+    BusName(BusNameError),
 }
 
 /// Why a text is not a configuration.
@@ -225,7 +288,9 @@ impl VmConfig {
         self.validate_memory()?;
         self.validate_texts()?;
         self.validate_disks()?;
-        self.validate_nets()
+        self.validate_nets()?;
+        self.validate_venets()?;
+        self.validate_bus()
     }
 
     fn validate_memory(&self) -> Result<(), ConfigError> {
@@ -291,24 +356,78 @@ impl VmConfig {
 
     fn validate_nets(&self) -> Result<(), ConfigError> {
         let mut seen = HashMap::new();
+        let mut take = |user: String, tap: Option<&String>, mac: MacAddr| {
+            let tap = tap.map(|name| format!("TAP {name}"));
+            for what in tap.into_iter().chain([format!("MAC address {mac}")]) {
+                if let Some(first) = seen.insert(what.clone(), user.clone()) {
+                    let second = user;
+                    return Err(ConfigError::SharedNet {
+                        what,
+                        first,
+                        second,
+                    });
+                }
+            }
+            Ok(())
+        };
         for (net_idx, net) in self.nets.iter().enumerate() {
             net.validate()
                 .map_err(|source| ConfigError::Net { net_idx, source })?;
             let tap = match &net.backend {
-                NetBackend::Tap(name) => Some(format!("TAP {name}")),
+                NetBackend::Tap(name) => Some(name),
                 NetBackend::User => None,
             };
-            let mac = format!("MAC address {}", net.effective_mac(net_idx));
-            for what in tap.into_iter().chain([mac]) {
-                if let Some(first) = seen.insert(what.clone(), net_idx) {
-                    return Err(ConfigError::SharedNet {
-                        what,
-                        first,
-                        second: net_idx,
-                    });
-                }
+            take(format!("net{net_idx}"), tap, net.effective_mac(net_idx))?;
+        }
+        for (venet_idx, venet) in self.venets.iter().enumerate() {
+            venet
+                .validate()
+                .map_err(|source| ConfigError::Venet { venet_idx, source })?;
+            let tap = match &venet.backend {
+                VenetBackend::Tap(name) => Some(name),
+                VenetBackend::Switch(_) | VenetBackend::Loopback => None,
+            };
+            let mac = venet.effective_mac(venet_idx);
+            take(format!("venet{venet_idx}"), tap, mac)?;
+        }
+        Ok(())
+    }
+
+    /// What interfaces on the VM's own bus may not be together.
+    fn validate_venets(&self) -> Result<(), ConfigError> {
+        let found = self.venets.len();
+        if found > venet::MAX_VENETS {
+            return Err(ConfigError::TooManyVenets { found });
+        }
+        let mut switches = HashMap::new();
+        for (second, venet) in self.venets.iter().enumerate() {
+            let VenetBackend::Switch(name) = &venet.backend else {
+                continue;
+            };
+            let (first, mtu, num_ports) = switches.entry(name).or_insert((second, venet.mtu, 0));
+            *num_ports += 1;
+            let name = || name.clone();
+            if *num_ports > venet::MAX_SWITCH_PORTS {
+                return Err(ConfigError::TooManyPorts { name: name() });
+            }
+            if *mtu != venet.mtu {
+                return Err(ConfigError::SwitchMtu {
+                    name: name(),
+                    first: *first,
+                    second,
+                });
             }
         }
         Ok(())
+    }
+
+    fn validate_bus(&self) -> Result<(), ConfigError> {
+        match &self.bus {
+            Some(_) if !self.venets.is_empty() => Err(ConfigError::TwoBuses),
+            Some(_) if self.hugepages => Err(ConfigError::HugePagesOnBus),
+            Some(name) => venet::validate_bus_name(name).map_err(ConfigError::BusName),
+            None if self.host.is_some() => Err(ConfigError::HostWithoutBus),
+            None => Ok(()),
+        }
     }
 }

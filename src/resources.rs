@@ -1,4 +1,4 @@
-//! What a VM uses of the host: disk images, TAP interfaces, `passt`.
+//! What a VM uses of the host: disk images, TAP interfaces, `passt`, a bus.
 //!
 //! All of it is opened before the VM is made, so that a refusal leaves nothing behind, and given to
 //! the machine as devices afterwards. What we made ourselves goes away when it is dropped.
@@ -13,7 +13,10 @@ use alacrity_devices::virtio::rng::{RngDevice, RngMetrics};
 
 use crate::builder::{BuildError, Machine};
 use crate::config::{DiskConfig, NetBackend, NetConfig, VmConfig};
+use crate::uplink::{DaemonBus, DaemonError, EmbeddedBus, EmbeddedError};
 
+/// Name of the connector to the bus.
+const CONNECTOR: &str = "vbus0";
 /// MTU that a guest assumes when nobody tells it.
 const DEFAULT_MTU: u32 = 1500;
 
@@ -52,6 +55,12 @@ pub enum ResourceError {
         /// Why.
         source: PasstError,
     },
+    /// The VM's own bus cannot be made.
+    #[error(transparent)]
+    Embedded(#[from] EmbeddedError),
+    /// The daemon's bus cannot be joined.
+    #[error(transparent)]
+    Daemon(#[from] DaemonError),
     /// The host is out of file descriptors.
     #[error("cannot make {device}")]
     Device {
@@ -69,6 +78,50 @@ pub struct HostResources {
     nets: Vec<NetDevice>,
     rng: (RngDevice, Arc<RngMetrics>),
     balloon: Option<(BalloonDevice, Arc<BalloonMetrics>)>,
+    bus: Option<VmBus>,
+}
+
+/// The bus of a VM.
+#[derive(Debug)]
+enum VmBus {
+    Embedded(EmbeddedBus),
+    Daemon(DaemonBus),
+}
+
+impl VmBus {
+    /// The bus that `config` wants, if it wants one.
+    fn open(config: &VmConfig) -> Result<Option<Self>, ResourceError> {
+        if let Some(bus) = &config.bus {
+            let joined = DaemonBus::join(bus, config.host.as_deref())?;
+            return Ok(Some(VmBus::Daemon(joined)));
+        }
+        if config.venets.is_empty() {
+            return Ok(None);
+        }
+        let made = EmbeddedBus::open(&config.venets)?;
+        Ok(Some(VmBus::Embedded(made)))
+    }
+
+    fn plug_into(self, machine: &mut Machine) -> Result<(), BuildError> {
+        let ram = machine.ram().clone();
+        match self {
+            VmBus::Embedded(bus) => {
+                machine.add_vbus(CONNECTOR, bus.uplink(ram))?;
+                for (device, counters) in bus.counters() {
+                    machine.add_counters(&device, counters);
+                }
+            }
+            VmBus::Daemon(bus) => {
+                let report = machine.report();
+                let uplink = bus.uplink(ram, Box::new(move || report.text()))?;
+                let counters = uplink.metrics();
+                machine.hang_up_at_end(uplink.hang_up());
+                machine.add_vbus(CONNECTOR, Arc::new(uplink))?;
+                machine.add_counters(&format!("{CONNECTOR}.uplink"), counters);
+            }
+        }
+        Ok(())
+    }
 }
 
 impl HostResources {
@@ -100,10 +153,12 @@ impl HostResources {
                 device.handle().set_target(balloon.target);
                 (device, metrics)
             }),
+            bus: VmBus::open(config)?,
         })
     }
 
-    /// Plugs all of it into `machine`: networks first, then disks, the random source, the balloon.
+    /// Plugs all of it into `machine`: networks first, then disks, the random source, the balloon,
+    /// the bus.
     ///
     /// # Errors
     /// [`BuildError`].
@@ -119,6 +174,9 @@ impl HostResources {
         machine.add_virtio("rng0", Box::new(rng), metrics)?;
         if let Some((balloon, metrics)) = self.balloon {
             machine.add_virtio("balloon0", Box::new(balloon), metrics)?;
+        }
+        if let Some(bus) = self.bus {
+            bus.plug_into(machine)?;
         }
         Ok(())
     }

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
+use ipnet::Ipv4Net;
+
 use crate::boot::{self, BootError, Initrd, KernelImage};
 use crate::builder::{BuildError, Machine, SerialOutputs};
 use crate::config::{NetBackend, VmConfig};
@@ -78,6 +80,7 @@ impl RunError {
             | RunError::Preflight(_) => ExitStatus::BadInput,
             RunError::TripleFault => ExitStatus::GuestPanic,
             RunError::Build(BuildError::Boot(_) | BuildError::Memory(_)) => ExitStatus::BadInput,
+            RunError::Build(BuildError::Bus(error)) if !error.is_hosts() => ExitStatus::BadInput,
             _ => ExitStatus::HostError,
         }
     }
@@ -134,6 +137,7 @@ pub fn run(config: &VmConfig, started: Instant) -> Result<ExitStatus, RunError> 
             Ok(thread) => threads.push(thread),
             Err(source) => {
                 control.end(End::Escape);
+                machine.end();
                 VcpuThread::join_all(threads);
                 return Err(host("start a vCPU thread")(source));
             }
@@ -141,6 +145,7 @@ pub fn run(config: &VmConfig, started: Instant) -> Result<ExitStatus, RunError> 
     }
     let ended = main_loop.run();
     control.end(End::Escape); // if the loop failed, the vCPUs stop all the same
+    machine.end();
     VcpuThread::join_all(threads);
     drop(terminal);
     let (mut end, signal) = ended.map_err(host("run the main loop"))?;
@@ -212,13 +217,23 @@ fn outputs(is_exec: bool, control: &Arc<Control>) -> SerialOutputs {
 /// Our part, the addresses of the interfaces for the guest image's init, and the user's part.
 fn cmdline(config: &VmConfig) -> String {
     let mut cmdline = format!("{CMDLINE} {}", boot::reset::CMDLINE);
-    for (net_idx, net) in config.nets.iter().enumerate() {
-        if let (NetBackend::Tap(_), Some(guest_ip)) = (&net.backend, net.guest_ip) {
-            cmdline += &format!(" alacrity.ip=eth{net_idx},{guest_ip}");
-            if let Some(host_ip) = net.host_ip {
+    let mut add_address = |dev: String, guest_ip: Option<Ipv4Net>, host_ip: Option<Ipv4Net>| {
+        if let Some(guest_ip) = guest_ip {
+            cmdline += &format!(" alacrity.ip={dev},{guest_ip}");
+            if let Some(host_ip) = host_ip {
                 cmdline += &format!(",{}", host_ip.addr());
             }
         }
+    };
+    for (net_idx, net) in config.nets.iter().enumerate() {
+        if let NetBackend::Tap(_) = net.backend {
+            add_address(format!("eth{net_idx}"), net.guest_ip, net.host_ip);
+        }
+    }
+    // Their names depend on when the guest finds them.
+    for (venet_idx, venet) in config.venets.iter().enumerate() {
+        let mac = venet.effective_mac(venet_idx);
+        add_address(mac.to_string(), venet.guest_ip, venet.host_ip);
     }
     if !config.cmdline.is_empty() {
         cmdline.push(' ');

@@ -13,6 +13,7 @@ use std::fs::{self, File, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use common::daemon::Site;
 use common::refused::{Place, refusal};
 use common::{ALACRITY, assert_says, skip, skip_without_kvm};
 
@@ -348,4 +349,74 @@ fn bash_accepts_its_completion_script() {
     let output = place.command("bash", &["-n", "script"]).output().unwrap();
 
     assert!(output.status.success(), "{output:?}");
+}
+
+#[test]
+fn interfaces_on_a_bus_that_cannot_be_are_refused() {
+    let place = Place::new();
+
+    let nowhere = place.refused(&["--venet", "mtu=1500"]);
+    let both = place.refused(&["--venet", "tap=t,loopback"]);
+    let queues = place.refused(&["--venet", "tap=t,queues=2"]);
+    let host_ip = place.refused(&["--venet", "loopback,host_ip=10.9.0.1/24"]);
+    let name = place.refused(&["--venet", "tap=a-name-that-is-too-long"]);
+    let twice = place.refused(&["--net", "tap=t", "--venet", "tap=t"]);
+
+    assert_says(&nowhere, &["--venet mtu=1500", "leads nowhere", "tap=NAME"]);
+    assert_says(&both, &["tap=t,loopback", "exclude each other", "keep one"]);
+    assert_says(&queues, &["unknown key `queues`", "known are tap=NAME"]);
+    assert_says(&host_ip, &["venet0", "host's end of a TAP", "leave it out"]);
+    assert_says(&name, &["venet0", "at most 15", "shorter"]);
+    assert_says(&twice, &["venet0", "TAP t", "net0", "its own"]);
+}
+
+#[test]
+fn bus_that_cannot_be_joined_is_refused() {
+    let place = Place::new();
+    let run = |args: &[&str]| place.refused(&[&["--kernel", "kernel"], args].concat());
+
+    let nobody = run(&["--bus", "blue", "--host", "./none.sock"]);
+    let both = run(&["--bus", "blue", "--venet", "loopback"]);
+    let bad = run(&["--bus", "a/b"]);
+    let alone = run(&["--host", "./none.sock"]);
+    let huge = place.refused(&["--bus", "blue", "--hugepages"]);
+
+    assert_says(
+        &nobody,
+        &[
+            "--bus blue",
+            "no daemon answers at ./none.sock",
+            "alacrity host",
+        ],
+    );
+    assert_says(&both, &["--venet and --bus", "leave"]);
+    assert_says(&bad, &["a/b", "alacrity vbus ls config/instances"]);
+    assert_says(&alone, &["--host without --bus", "add --bus"]);
+    assert_says(&huge, &["--hugepages and --bus", "leave --hugepages out"]);
+}
+
+#[test]
+fn bus_that_the_daemon_does_not_have_is_refused() {
+    let site = Site::new();
+    let _daemon = site.daemon(&[]);
+    let socket = site.socket();
+    let place = Place::new();
+
+    let text = place.refused(&[
+        "--kernel",
+        "kernel",
+        "--bus",
+        "blue",
+        "--host",
+        socket.to_str().unwrap(),
+    ]);
+
+    assert_says(
+        &text,
+        &[
+            "--bus blue",
+            "no bus of this name",
+            "mkdir config/instances/blue",
+        ],
+    );
 }

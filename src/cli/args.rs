@@ -30,10 +30,18 @@ EXAMPLES:
   Outgoing network without root, through passt:
     alacrity run --net user
 
+  The same through the virtual bus, in one line:
+    alacrity run --venet tap=vnet0,host_ip=10.9.0.1/24,guest_ip=10.9.0.2/24 \\
+        --exec 'ping -c3 10.9.0.1'
+
+  Two VMs on a switch of the daemon (each on a bus of its own; `alacrity host --help`):
+    alacrity run --bus blue &
+    alacrity run --bus green
+
   Your own kernel:
     alacrity run --kernel bzImage --initrd initrd.img --cmdline 'root=/dev/vda'
 
-  The same as a file (flags override it; --disk and --net add to it):
+  The same as a file (flags override it; --disk, --net and --venet add to it):
     cat > vm.toml <<'END'
     cpus = 2
     memory = \"1G\"
@@ -43,6 +51,8 @@ EXAMPLES:
     [[net]]
     tap = \"tap0\"
     host_ip = \"10.9.0.1/24\"
+    [[venet]]
+    loopback = true
     END
     alacrity run --config vm.toml";
 
@@ -60,6 +70,12 @@ EXAMPLES:
     alacrity vbus mkdir config/instances/bus0 config/devices/eth0
     alacrity vbus echo venet-tap config/devices/eth0/type
     alacrity vbus ln -s config/devices/eth0 config/instances/bus0/eth0
+
+  A switch for the guests of two buses, `alacrity run --bus blue` and `--bus green`:
+    alacrity vbus mkdir config/devices/lan config/instances/blue config/instances/green
+    alacrity vbus echo venet-switch config/devices/lan/type
+    alacrity vbus ln -s config/devices/lan config/instances/blue
+    alacrity vbus ln -s config/devices/lan config/instances/green
 
 EXIT STATUS:
   0  it was ended by Ctrl-C, SIGTERM, SIGHUP or SIGQUIT
@@ -158,7 +174,7 @@ EXAMPLES:
 #[derive(Debug, Default, Args)]
 #[command(after_long_help = format!("{RUN_EXAMPLES}\n\n{EXIT_STATUS}"))]
 pub struct RunArgs {
-    /// Read the VM from a TOML file; flags override it, --disk and --net add to it.
+    /// Read the VM from a TOML file; flags override it, --disk, --net and --venet add to it.
     #[arg(long, value_name = "FILE.toml", value_hint = ValueHint::FilePath)]
     pub config: Option<PathBuf>,
     /// Kernel to boot: bzImage or ELF vmlinux. Without it, the default guest image.
@@ -197,6 +213,27 @@ pub struct RunArgs {
     /// guest_ip=10.9.0.2/24  address that the default guest gives its end
     #[arg(long = "net", value_name = "tap=NAME|user,...", verbatim_doc_comment)]
     pub nets: Vec<String>,
+    /// Add a network interface on the VM's own bus; keys mac, mtu, host_ip and guest_ip may follow.
+    ///
+    /// tap=NAME              a TAP interface; made if missing (and then removed at the end)
+    /// switch=NAME           a switch of this VM: its interfaces with the same NAME are on it
+    /// loopback              what the guest sends comes back
+    /// mac, mtu, host_ip and guest_ip as for --net. Such an interface needs a guest with the
+    /// drivers of the bus, which the default guest has. For a switch that several VMs share, see
+    /// --bus.
+    #[arg(
+        long = "venet",
+        value_name = "tap=NAME|switch=NAME|loopback,...",
+        verbatim_doc_comment
+    )]
+    pub venets: Vec<String>,
+    /// Join the bus NAME of a running `alacrity host`: the guest finds what is on it, also what
+    /// comes later. Excludes --venet, which is a bus of the VM's own.
+    #[arg(long, value_name = "NAME")]
+    pub bus: Option<String>,
+    /// The daemon's socket for --bus [default: as for `alacrity host`].
+    #[arg(long, value_name = "SOCKET", value_hint = ValueHint::FilePath)]
+    pub host: Option<PathBuf>,
     /// Add a memory balloon that also reports free pages; target=SIZE takes that much at once.
     #[arg(long, value_name = "target=SIZE", num_args = 0..=1, default_missing_value = "", require_equals = true)]
     pub balloon: Option<String>,

@@ -1,7 +1,7 @@
 use clap::{CommandFactory, Parser};
 
 use super::*;
-use crate::config::NetBackend;
+use crate::config::{NetBackend, VenetBackend};
 
 fn config(args: &[&str]) -> Result<VmConfig, CliError> {
     let all = ["alacrity", "run"].iter().chain(args);
@@ -48,6 +48,12 @@ fn every_flag_lands_in_its_field() {
         "tap=tap0,mac=02:00:00:00:00:01,queues=2,mtu=9000,host_ip=10.0.0.1/24,guest_ip=10.0.0.2/24",
         "--net",
         "user",
+        "--venet",
+        "tap=tap1,mac=02:00:00:00:00:02,mtu=9000,host_ip=10.0.1.1/24,guest_ip=10.0.1.2/24",
+        "--venet",
+        "switch=lan",
+        "--venet",
+        "loopback",
         "--balloon=target=64M",
         "--exec",
         "true",
@@ -73,10 +79,33 @@ fn every_flag_lands_in_its_field() {
         Some("10.0.0.2/24".parse().unwrap())
     );
     assert_eq!(config.nets[1].backend, NetBackend::User);
+    let backends: Vec<_> = config.venets.iter().map(|venet| &venet.backend).collect();
+    let lan = VenetBackend::Switch("lan".into());
+    assert_eq!(
+        backends,
+        [
+            &VenetBackend::Tap("tap1".into()),
+            &lan,
+            &VenetBackend::Loopback
+        ]
+    );
+    assert_eq!(config.venets[0].mtu, Some(9000));
+    assert_eq!(
+        config.venets[0].host_ip,
+        Some("10.0.1.1/24".parse().unwrap())
+    );
     assert_eq!(config.balloon, Some(BalloonConfig { target: 64 << 20 }));
     assert_eq!(config.exec.as_deref(), Some("true"));
     assert_eq!(config.metrics, Some("m".into()));
     assert!(config.force);
+}
+
+#[test]
+fn bus_and_its_daemon_land_in_their_fields() {
+    let config = config(&["--bus", "blue", "--host", "/run/s"]).unwrap();
+
+    assert_eq!(config.bus.as_deref(), Some("blue"));
+    assert_eq!(config.host.as_deref(), Some(Path::new("/run/s")));
 }
 
 #[test]
@@ -130,6 +159,14 @@ fn values_of_the_wrong_kind_are_refused() {
     assert!(matches!(
         flag_error(&["--net", "mtu=1500"]),
         ValueError::Net(NetError::NoBackend)
+    ));
+    assert!(matches!(
+        flag_error(&["--venet", "mtu=1500"]),
+        ValueError::Venet(VenetError::NoBackend)
+    ));
+    assert!(matches!(
+        flag_error(&["--venet", "loopback,queues=2"]),
+        ValueError::Keys(KeysError::Unknown { .. })
     ));
     assert!(matches!(
         flag_error(&["--balloon=size=1M"]),

@@ -168,7 +168,7 @@ impl NetConfig {
 }
 
 /// The rules of Linux `dev_valid_name()`, and no `%`, which would number the interface.
-fn validate_tap_name(name: &str) -> Result<(), NetError> {
+pub(super) fn validate_tap_name(name: &str) -> Result<(), NetError> {
     let name = name.to_owned();
     if name.len() > MAX_TAP_NAME_BYTES {
         return Err(NetError::TapNameTooLong { name });

@@ -167,8 +167,8 @@ fn two_interfaces_with_one_tap_are_refused() {
         config.validate(),
         Err(ConfigError::SharedNet {
             what: "TAP tap0".into(),
-            first: 0,
-            second: 1
+            first: "net0".into(),
+            second: "net1".into()
         })
     );
 }
@@ -184,19 +184,104 @@ fn two_interfaces_with_one_mac_are_refused() {
         ..VmConfig::default()
     };
 
-    let err = config.validate().unwrap_err();
-
-    assert!(
-        matches!(
-            err,
-            ConfigError::SharedNet {
-                first: 0,
-                second: 1,
-                ..
-            }
-        ),
-        "{err}"
+    assert_eq!(
+        config.validate(),
+        Err(ConfigError::SharedNet {
+            what: "MAC address 02:00:00:00:00:01".into(),
+            first: "net0".into(),
+            second: "net1".into()
+        })
     );
+}
+
+fn switch_port(name: &str, mtu: Option<u16>) -> VenetConfig {
+    VenetConfig {
+        backend: VenetBackend::Switch(name.into()),
+        mac: None,
+        mtu,
+        host_ip: None,
+        guest_ip: None,
+    }
+}
+
+fn with_venets(venets: Vec<VenetConfig>) -> VmConfig {
+    VmConfig {
+        venets,
+        ..VmConfig::default()
+    }
+}
+
+#[test]
+fn interface_of_either_kind_takes_a_tap_alone() {
+    let on_bus = VenetConfig {
+        backend: VenetBackend::Tap("tap0".into()),
+        ..switch_port("", None)
+    };
+    let config = VmConfig {
+        nets: vec![tap("tap0")],
+        venets: vec![on_bus],
+        ..VmConfig::default()
+    };
+
+    assert_eq!(
+        config.validate(),
+        Err(ConfigError::SharedNet {
+            what: "TAP tap0".into(),
+            first: "net0".into(),
+            second: "venet0".into()
+        })
+    );
+}
+
+#[test]
+fn switch_has_one_mtu_and_eight_ports() {
+    let mixed = with_venets(vec![
+        switch_port("lan", None),
+        switch_port("lan", Some(9000)),
+    ]);
+    let apart = with_venets(vec![switch_port("a", None), switch_port("b", Some(9000))]);
+    let ports = |num| with_venets(vec![switch_port("lan", None); num]).validate();
+
+    assert!(matches!(
+        mixed.validate(),
+        Err(ConfigError::SwitchMtu {
+            first: 0,
+            second: 1,
+            ..
+        })
+    ));
+    assert_eq!(apart.validate(), Ok(()));
+    assert_eq!(ports(8), Ok(()));
+    assert!(matches!(ports(9), Err(ConfigError::TooManyPorts { .. })));
+    let found = 17;
+    let many = (0..found).map(|idx| switch_port(&format!("lan{idx}"), None));
+    let refused = with_venets(many.collect()).validate();
+    assert_eq!(refused, Err(ConfigError::TooManyVenets { found }));
+}
+
+#[test]
+fn bus_of_a_daemon_excludes_one_of_its_own_and_huge_pages() {
+    let on_bus = VmConfig {
+        bus: Some("blue".into()),
+        ..VmConfig::default()
+    };
+    let both = VmConfig {
+        venets: vec![switch_port("lan", None)],
+        ..on_bus.clone()
+    };
+    let huge = VmConfig {
+        hugepages: true,
+        ..on_bus.clone()
+    };
+    let nowhere = VmConfig {
+        host: Some("socket".into()),
+        ..VmConfig::default()
+    };
+
+    assert_eq!(on_bus.validate(), Ok(()));
+    assert_eq!(both.validate(), Err(ConfigError::TwoBuses));
+    assert_eq!(huge.validate(), Err(ConfigError::HugePagesOnBus));
+    assert_eq!(nowhere.validate(), Err(ConfigError::HostWithoutBus));
 }
 
 #[test]
@@ -226,6 +311,16 @@ fn toml_fills_every_field_and_round_trips() {
         guest_ip = "10.0.0.2/24"
         [[net]]
         user = true
+        [[venet]]
+        tap = "tap1"
+        mac = "02:00:00:00:00:02"
+        mtu = 9000
+        host_ip = "10.0.1.1/24"
+        guest_ip = "10.0.1.2/24"
+        [[venet]]
+        switch = "lan"
+        [[venet]]
+        loopback = true
     "#;
 
     let config = VmConfig::from_toml(text).unwrap();
@@ -234,6 +329,17 @@ fn toml_fills_every_field_and_round_trips() {
     assert_eq!(config.nets[1].backend, NetBackend::User);
     assert_eq!(config.nets[0].host_ip.unwrap().prefix_len(), 24);
     assert_eq!(config.balloon, Some(BalloonConfig { target: 64 << 20 }));
+    let backends: Vec<_> = config.venets.iter().map(|venet| &venet.backend).collect();
+    let lan = VenetBackend::Switch("lan".into());
+    assert_eq!(
+        backends,
+        [
+            &VenetBackend::Tap("tap1".into()),
+            &lan,
+            &VenetBackend::Loopback
+        ]
+    );
+    assert_eq!(config.venets[0].guest_ip.unwrap().prefix_len(), 24);
     assert_eq!(config.validate(), Ok(()));
     let json = serde_json::to_string(&config).unwrap();
     assert_eq!(serde_json::from_str::<VmConfig>(&json).unwrap(), config);
@@ -246,6 +352,7 @@ fn unknown_fields_are_refused_at_every_level() {
         "[[disk]]\npath = \"a\"\nreadonly = true",
         "[[net]]\ntap = \"tap0\"\nque = 2",
         "[balloon]\nsize = \"1M\"",
+        "[[venet]]\nloopback = true\nqueues = 2",
     ] {
         let err = VmConfig::from_toml(text).unwrap_err();
         assert!(err.message.starts_with("unknown field"), "{err}");

@@ -102,6 +102,11 @@ impl Running {
         Pid::from_child(&self.child)
     }
 
+    /// Number of the process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// What it does now.
     fn diagnosis(&self) -> String {
         stall::diagnosis(self.child.id())

@@ -1,0 +1,353 @@
+//! A bus of `alacrity host`.
+//!
+//! One thread keeps the VM a member of its bus: it joins again when the daemon comes back, and tells
+//! the guest's client what the daemon says. Doorbells and interrupts of devices go between guest and
+//! daemon without it.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use alacrity_devices::GuestRam;
+use alacrity_devices::metrics::Counter;
+use alacrity_devices::vbus_pci::Uplink;
+use rustix::io::Errno;
+use serde::Serialize;
+use vbus::client::{ClientError, Connection, Remote};
+use vbus::memory::Region;
+use vbus::verbs::{EventSink, Handle, InterfaceId, ShmRequest, Verbs};
+use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use super::follower::Follower;
+use super::session::Session;
+use crate::host::socket::{self, SocketError};
+
+/// What a VM says about itself, as [`vbus::bus::Member::report`] takes it.
+pub type Report = Box<dyn Fn() -> String + Send>;
+
+/// Why the VM is not on the bus.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// No place where the daemon's socket could be.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// Nothing says where the daemon's socket is.
+    #[error(
+        "--bus {bus}: XDG_RUNTIME_DIR is not set, so there is no default socket; name the daemon's with --host"
+    )]
+    NoDefault {
+        /// The bus.
+        bus: String,
+    },
+    /// No daemon.
+    #[error("--bus {bus}: no daemon answers at {}; start one with `alacrity host`, or name its socket with --host", socket.display())]
+    Connect {
+        /// The bus.
+        bus: String,
+        /// Where we looked.
+        socket: PathBuf,
+        /// Why.
+        source: ClientError,
+    },
+    /// The daemon has no such bus.
+    #[error(
+        "--bus {bus}: the daemon at {} has no bus of this name; make it with `alacrity vbus mkdir config/instances/{bus}`",
+        socket.display()
+    )]
+    NoBus {
+        /// The bus.
+        bus: String,
+        /// The daemon's socket.
+        socket: PathBuf,
+    },
+    /// The daemon has one, but not for us.
+    #[error("--bus {bus}: the daemon at {} refuses", socket.display())]
+    Join {
+        /// The bus.
+        bus: String,
+        /// The daemon's socket.
+        socket: PathBuf,
+        /// Why.
+        source: ClientError,
+    },
+    /// The daemon does not take guest RAM: too much of it above all.
+    #[error("--bus {bus}: the daemon at {} does not take the guest's memory; choose less with --memory", socket.display())]
+    Memory {
+        /// The bus.
+        bus: String,
+        /// The daemon's socket.
+        socket: PathBuf,
+        /// Why.
+        source: Errno,
+    },
+    /// The host is out of threads or descriptors.
+    #[error("cannot start the thread that follows the bus")]
+    Thread {
+        /// What the host said.
+        source: std::io::Error,
+    },
+}
+
+impl DaemonError {
+    /// True if the host is to blame, not what the user asked for.
+    pub fn is_hosts(&self) -> bool {
+        matches!(self, DaemonError::Thread { .. })
+    }
+}
+
+/// What happened to a membership.
+#[derive(Debug, Default, Serialize)]
+pub struct DaemonMetrics {
+    /// Times that the bus was joined.
+    pub joins: Counter,
+    /// Times that the daemon was lost.
+    pub losses: Counter,
+}
+
+/// Which bus, and where.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    socket: PathBuf,
+    pub bus: String,
+}
+
+impl Place {
+    pub fn join(&self) -> Result<Remote, DaemonError> {
+        let (bus, socket) = (self.bus.clone(), self.socket.clone());
+        let connection = match Connection::connect(&self.socket) {
+            Ok(connection) => connection,
+            Err(source) => {
+                return Err(DaemonError::Connect {
+                    bus,
+                    socket,
+                    source,
+                });
+            }
+        };
+        connection.join(&self.bus).map_err(|source| match source {
+            ClientError::Join {
+                source: Errno::NOENT,
+                ..
+            } => DaemonError::NoBus { bus, socket },
+            source => DaemonError::Join {
+                bus,
+                socket,
+                source,
+            },
+        })
+    }
+
+    /// Lets the daemon see all of `ram`, at the guest's own addresses.
+    pub fn register(&self, remote: &Remote, ram: &GuestRam) -> Result<(), DaemonError> {
+        for region in ram.iter() {
+            let start = region.start_addr();
+            let registered = usize::try_from(region.len())
+                .map_err(|_| Errno::INVAL)
+                .and_then(|len| Region::from_ram(ram, start, len).map_err(|_| Errno::INVAL))
+                .and_then(|region| remote.add_region(start.raw_value(), &region));
+            registered.map_err(|source| DaemonError::Memory {
+                bus: self.bus.clone(),
+                socket: self.socket.clone(),
+                source,
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// A bus that was joined, before there is a guest.
+pub struct DaemonBus {
+    place: Place,
+    remote: Remote,
+}
+
+impl fmt::Debug for DaemonBus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DaemonBus")
+            .field("place", &self.place)
+            .finish_non_exhaustive()
+    }
+}
+
+impl DaemonBus {
+    /// Joins `bus` of the daemon at `socket`, or at the default socket.
+    ///
+    /// # Errors
+    /// [`DaemonError`].
+    pub fn join(bus: &str, socket: Option<&Path>) -> Result<Self, DaemonError> {
+        let bus = bus.to_owned();
+        let socket = match socket::path(socket) {
+            Err(SocketError::NoDefault) => return Err(DaemonError::NoDefault { bus }),
+            path => path?,
+        };
+        let place = Place { socket, bus };
+        let remote = place.join()?;
+        Ok(DaemonBus { place, remote })
+    }
+
+    /// The way to this bus for a guest with `ram`, which the daemon can read and write from now on.
+    /// The daemon shows what `report` returns in its control tree.
+    ///
+    /// # Errors
+    /// [`DaemonError::Memory`], [`DaemonError::Thread`].
+    pub fn uplink(self, ram: GuestRam, report: Report) -> Result<DaemonUplink, DaemonError> {
+        let thread = |source| DaemonError::Thread { source };
+        self.place.register(&self.remote, &ram)?;
+        let shared = Arc::new(Shared {
+            state: Mutex::default(),
+            wake: EventFd::new(EFD_NONBLOCK).map_err(thread)?,
+            metrics: Arc::default(),
+        });
+        let follower = Follower {
+            shared: Arc::clone(&shared),
+            place: self.place,
+            ram,
+            report,
+        };
+        let remote = self.remote;
+        std::thread::Builder::new()
+            .name("vbus-uplink".to_owned())
+            .spawn(move || follower.run(remote))
+            .map_err(thread)?;
+        shared.metrics.joins.add(1);
+        Ok(DaemonUplink { shared })
+    }
+}
+
+/// The way to a bus of a daemon. Its thread ends soon after it was dropped; nobody waits for that,
+/// since the daemon could keep it waiting.
+pub struct DaemonUplink {
+    shared: Arc<Shared>,
+}
+
+impl fmt::Debug for DaemonUplink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DaemonUplink").finish_non_exhaustive()
+    }
+}
+
+impl DaemonUplink {
+    /// Its counters.
+    pub fn metrics(&self) -> Arc<DaemonMetrics> {
+        Arc::clone(&self.shared.metrics)
+    }
+
+    /// What ends its use.
+    pub fn hang_up(&self) -> HangUp {
+        HangUp(Arc::clone(&self.shared))
+    }
+}
+
+impl Drop for DaemonUplink {
+    fn drop(&mut self) {
+        self.shared.stop();
+    }
+}
+
+/// Ends a VM's use of a daemon's bus.
+pub struct HangUp(Arc<Shared>);
+
+impl fmt::Debug for HangUp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("HangUp").finish_non_exhaustive()
+    }
+}
+
+impl HangUp {
+    /// Hangs up for good: calls of the guest that wait for the daemon, which may have been stopped,
+    /// return at once.
+    pub fn now(&self) {
+        // Before the thread that serves the session lets go of it.
+        let remote = self.0.session().and_then(|session| session.remote());
+        self.0.stop();
+        if let Some(remote) = remote {
+            remote.hang_up();
+        }
+    }
+}
+
+/// What the thread and its users share.
+pub(super) struct Shared {
+    state: Mutex<State>,
+    /// Readable when `state` has changed.
+    pub wake: EventFd,
+    pub metrics: Arc<DaemonMetrics>,
+}
+
+#[derive(Default)]
+struct State {
+    is_stopped: bool,
+    /// The guest's client, if it has one.
+    session: Option<Arc<Session>>,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn stop(&self) {
+        self.lock().is_stopped = true;
+        self.wake();
+    }
+
+    fn wake(&self) {
+        // Fails only when the counter is full, and then it is readable.
+        let _ = self.wake.write(1);
+    }
+
+    pub fn is_stopped(&self) -> bool {
+        self.lock().is_stopped
+    }
+
+    /// The client that is to be served.
+    pub fn session(&self) -> Option<Arc<Session>> {
+        let session = self.lock().session.clone();
+        session.filter(|session| !session.is_over())
+    }
+}
+
+impl Uplink for DaemonUplink {
+    /// Never fails: as long as there is no daemon, the bus has no interfaces.
+    fn attach(&self, events: Arc<dyn EventSink>) -> Result<Arc<dyn Verbs + Send + Sync>, Errno> {
+        let session = Session::new(events);
+        self.shared.lock().session = Some(Arc::clone(&session));
+        self.shared.wake();
+        Ok(Arc::new(Client {
+            session,
+            shared: Arc::clone(&self.shared),
+        }))
+    }
+}
+
+/// A guest's hold on its session.
+struct Client {
+    session: Arc<Session>,
+    shared: Arc<Shared>,
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.session.end();
+        self.shared.wake();
+    }
+}
+
+impl Verbs for Client {
+    fn open(&self, id: InterfaceId, version: u32) -> Result<Handle, Errno> {
+        self.session.open(id, version)
+    }
+
+    fn call(&self, handle: Handle, func: u32, data: &mut [u8]) -> Result<u32, Errno> {
+        self.session.call(handle, func, data)
+    }
+
+    fn shm(&self, handle: Handle, request: ShmRequest) -> Result<(), Errno> {
+        self.session.shm(handle, request)
+    }
+
+    fn close(&self, handle: Handle) -> Result<(), Errno> {
+        self.session.close(handle)
+    }
+}

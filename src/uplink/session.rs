@@ -1,0 +1,240 @@
+//! One client of a daemon's bus, which outlives the daemon: ids and handles are its own.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustix::io::Errno;
+use vbus::client::Remote;
+use vbus::verbs::{Event, EventSink, Handle, InterfaceId, ShmRequest, Verbs};
+
+/// A client of the bus for as long as the guest wants to be one, however often the daemon goes and
+/// comes back.
+///
+/// Events are told by one thread only, the one that serves the session, and without its lock.
+pub(super) struct Session {
+    events: Arc<dyn EventSink>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// The guest has had enough.
+    is_over: bool,
+    /// While there is a daemon.
+    remote: Option<Arc<Remote>>,
+    next_id: u32,
+    /// Interfaces by our id, with the daemon's.
+    interfaces: BTreeMap<u32, InterfaceId>,
+    next_handle: u64,
+    /// Connections by our handle, with the daemon's; `None` once that daemon is gone.
+    handles: BTreeMap<u64, Option<Handle>>,
+    /// By cookie: memory that the daemon has (true) or is about to get.
+    shms: BTreeMap<u64, bool>,
+}
+
+impl Session {
+    pub fn new(events: Arc<dyn EventSink>) -> Arc<Self> {
+        Arc::new(Session {
+            events,
+            state: Mutex::new(State {
+                next_handle: 1,
+                ..State::default()
+            }),
+        })
+    }
+
+    /// Uses `remote` from now on, and tells what is on its bus.
+    ///
+    /// # Errors
+    /// `ECONNRESET`: the daemon is gone again.
+    pub fn begin(&self, remote: Arc<Remote>) -> Result<(), Errno> {
+        let devices = remote.devices()?;
+        self.lock().remote = Some(remote);
+        for (id, kind) in devices {
+            self.on_event(Event::DeviceAdded { id, kind });
+        }
+        Ok(())
+    }
+
+    /// Passes on what the daemon said, with our ids.
+    pub fn on_event(&self, event: Event) {
+        let event = {
+            let mut state = self.lock();
+            match event {
+                Event::DeviceAdded { id, kind } => {
+                    let id = state.add_interface(id);
+                    id.map(|id| Event::DeviceAdded { id, kind })
+                }
+                Event::DeviceDropped { id } => {
+                    let ours = state.our_id(id);
+                    ours.map(|ours| {
+                        state.interfaces.remove(&ours.0);
+                        Event::DeviceDropped { id: ours }
+                    })
+                }
+                Event::ShmClosed { cookie } => {
+                    let was_shared = state.shms.remove(&cookie).is_some();
+                    was_shared.then_some(Event::ShmClosed { cookie })
+                }
+                event @ Event::Signal { .. } => Some(event),
+            }
+        };
+        if let Some(event) = event {
+            self.events.event(event);
+        }
+    }
+
+    /// The daemon is gone, and with it all that it had: every interface is dropped. The result is
+    /// for [`Session::tell_closed`].
+    pub fn lose(&self) -> Vec<u64> {
+        let (ids, cookies) = {
+            let mut state = self.lock();
+            state.remote = None;
+            state.handles.values_mut().for_each(|handle| *handle = None);
+            let ids = std::mem::take(&mut state.interfaces);
+            // Calls that are not answered yet fail, and then nothing is told of their memory.
+            let shms = std::mem::take(&mut state.shms).into_iter();
+            let shared = shms.filter(|(_, is_shared)| *is_shared);
+            (ids, shared.map(|(cookie, _)| cookie).collect())
+        };
+        for id in ids.into_keys() {
+            let id = InterfaceId(id);
+            self.events.event(Event::DeviceDropped { id });
+        }
+        cookies
+    }
+
+    /// Gives the guest its memory back.
+    pub fn tell_closed(&self, cookies: Vec<u64>) {
+        for cookie in cookies {
+            self.events.event(Event::ShmClosed { cookie });
+        }
+    }
+
+    /// Ends it: the daemon is let go of.
+    pub fn end(&self) {
+        let mut state = self.lock();
+        state.is_over = true;
+        let remote = state.remote.take();
+        drop(state);
+        drop(remote);
+    }
+
+    /// The daemon, while there is one.
+    pub fn remote(&self) -> Option<Arc<Remote>> {
+        self.lock().remote.clone()
+    }
+
+    pub fn is_over(&self) -> bool {
+        self.lock().is_over
+    }
+
+    /// The daemon and its handle for `handle`.
+    fn connection(&self, handle: Handle) -> Result<(Arc<Remote>, Handle), Errno> {
+        let state = self.lock();
+        let theirs = state.handles.get(&handle.0).ok_or(Errno::NOENT)?;
+        let remote = state.remote.clone().ok_or(Errno::NODEV)?;
+        Ok((remote, theirs.ok_or(Errno::NODEV)?))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Our id for the daemon's: the same number, unless that was given before. `None` for an
+    /// interface that is known.
+    fn add_interface(&mut self, theirs: InterfaceId) -> Option<InterfaceId> {
+        if self.our_id(theirs).is_some() {
+            return None;
+        }
+        let ours = theirs.0.max(self.next_id);
+        // The last number is never given, as on any bus.
+        self.next_id = ours.checked_add(1)?;
+        self.interfaces.insert(ours, theirs);
+        Some(InterfaceId(ours))
+    }
+
+    fn our_id(&self, theirs: InterfaceId) -> Option<InterfaceId> {
+        let mut interfaces = self.interfaces.iter();
+        let (ours, _) = interfaces.find(|(_, id)| **id == theirs)?;
+        Some(InterfaceId(*ours))
+    }
+
+    fn uses(&self, remote: &Arc<Remote>) -> bool {
+        let current = self.remote.as_ref();
+        current.is_some_and(|current| Arc::ptr_eq(current, remote))
+    }
+}
+
+/// What a guest does not need to know: to it, a daemon that is gone is a device that is gone.
+fn as_dropped(errno: Errno) -> Errno {
+    match errno {
+        Errno::CONNRESET | Errno::PIPE | Errno::NOTCONN => Errno::NODEV,
+        errno => errno,
+    }
+}
+
+impl Verbs for Session {
+    fn open(&self, id: InterfaceId, version: u32) -> Result<Handle, Errno> {
+        let (remote, theirs) = {
+            let state = self.lock();
+            let theirs = state.interfaces.get(&id.0).ok_or(Errno::NOENT)?;
+            (state.remote.clone().ok_or(Errno::NODEV)?, *theirs)
+        };
+        let opened = remote.open(theirs, version).map_err(as_dropped)?;
+        let mut state = self.lock();
+        if !state.uses(&remote) {
+            return Err(Errno::NODEV);
+        }
+        let handle = state.next_handle;
+        state.next_handle += 1;
+        state.handles.insert(handle, Some(opened));
+        Ok(Handle(handle))
+    }
+
+    fn call(&self, handle: Handle, func: u32, data: &mut [u8]) -> Result<u32, Errno> {
+        let (remote, handle) = self.connection(handle)?;
+        remote.call(handle, func, data).map_err(as_dropped)
+    }
+
+    fn shm(&self, handle: Handle, request: ShmRequest) -> Result<(), Errno> {
+        let (remote, handle) = self.connection(handle)?;
+        let cookie = request.cookie;
+        // Before it is shared: its end can overtake the answer.
+        self.lock().shms.insert(cookie, false);
+        let shared = remote.shm(handle, request).map_err(as_dropped);
+        let mut state = self.lock();
+        match shared {
+            Ok(()) if !state.uses(&remote) => {
+                state.shms.remove(&cookie);
+                Err(Errno::NODEV)
+            }
+            Ok(()) => {
+                // None: it ended already, and that was told.
+                if let Some(is_shared) = state.shms.get_mut(&cookie) {
+                    *is_shared = true;
+                }
+                Ok(())
+            }
+            Err(errno) => {
+                state.shms.remove(&cookie);
+                Err(errno)
+            }
+        }
+    }
+
+    fn close(&self, handle: Handle) -> Result<(), Errno> {
+        let (remote, theirs) = {
+            let mut state = self.lock();
+            let theirs = state.handles.remove(&handle.0).ok_or(Errno::NOENT)?;
+            (state.remote.clone(), theirs)
+        };
+        if let (Some(remote), Some(theirs)) = (remote, theirs) {
+            // It is closed in any case: if not by this, by the end of the daemon.
+            let _ = remote.close(theirs);
+        }
+        Ok(())
+    }
+}
