@@ -24,17 +24,19 @@ static u64 nasty(struct attacker *attacker)
 
 	if (pick < ARRAY_SIZE(chosen))
 		return chosen[pick];
-	switch (pick % 6) {
+	/*
+	 * Where the host may write, which is up to 64 KiB from here on, has to be ours alone, or
+	 * the attack is over before its time.
+	 */
+	switch (pick % 5) {
 	case 0:
 		return virt_to_phys(hostile->buffer) + random32(attacker) % 8192;
 	case 1:
-		return virt_to_phys(hostile->tx) + random32(attacker) % 4096;
-	case 2:
 		return random32(attacker) % 16;
+	case 2:
+		/* across the end of memory, whatever is written there */
+		return virt_to_phys(high_memory - 1) + 1 - random32(attacker) % 4;
 	case 3:
-		/* across the end of memory; what the host wrote elsewhere would be our own end */
-		return virt_to_phys(high_memory - 1) + 1 - random32(attacker) % 16;
-	case 4:
 		return hostile->handle;
 	default:
 		return ((u64)random32(attacker) << 32) | random32(attacker);
