@@ -1,4 +1,9 @@
 //! Guests that break the rules of the bus: they lose what is theirs, and nobody else notices.
+//!
+//! Ignored unless asked for, because the emulated processor of the lab does not stand it: about every
+//! second run ends with a triple fault, a guest that stands still, or a crash of the lab's own kernel,
+//! also in guests that attack nobody. With hardware virtualization, as root:
+//! `cargo test --test boot_vbus_hostile -- --ignored --test-threads=1`.
 
 #![allow(
     clippy::unwrap_used,
@@ -106,6 +111,7 @@ fn assert_all_attacked(outcome: &Outcome, attacks: &[&str]) {
 }
 
 #[test]
+#[ignore = "an emulated processor does not stand it"]
 fn embedded_bus_survives_all_attacks() {
     let Some(host) = Host::ready() else { return };
     let metrics = host.file("metrics");
@@ -123,6 +129,7 @@ fn embedded_bus_survives_all_attacks() {
 }
 
 #[test]
+#[ignore = "an emulated processor does not stand it"]
 fn attacker_on_the_switch_does_not_stop_the_victim() {
     let Some(host) = Host::ready_for_root() else {
         return;
