@@ -8,25 +8,14 @@
 
 mod common;
 
-use std::fs;
-
 use common::guest::{Outcome, Vm};
 use common::host::{Host, Network, run};
-use common::iperf::{IperfServer, received_bytes, send_back_once};
+use common::iperf::{IperfServer, compare, received_bytes, send_back_once};
 use common::{ALACRITY, skip};
-use serde_json::Value;
 
 /// Pings `target` once with as much as an IPv4 packet may hold, give or take.
 fn ping(target: &str) -> String {
     format!("ping -q -c 2 -s 65000 {target}")
-}
-
-/// Sends 4 MiB to `port` of `target`, which sends them back, and compares.
-fn compare(target: &str, port: u16) -> String {
-    format!(
-        "dd if=/dev/urandom of=/tmp/out bs=1M count=4 2>/dev/null; \
-         nc {target} {port} </tmp/out >/tmp/in; cmp /tmp/out /tmp/in && echo equal"
-    )
 }
 
 /// Both ways for a second each; prints two reports.
@@ -45,11 +34,6 @@ fn assert_bytes_moved_both_ways(outcome: &Outcome) {
         received.iter().all(|bytes| *bytes > 100_000),
         "{received:?}"
     );
-}
-
-#[track_caller]
-fn metrics(host: &Host) -> Value {
-    serde_json::from_slice(&fs::read(host.file("metrics")).unwrap()).unwrap()
 }
 
 /// Runs ping, a comparison and iperf3 with `keys` in the interface's description.
@@ -110,7 +94,7 @@ fn two_queue_pairs_serve_two_vcpus() {
 
     outcome.assert_prints(&["3 packets received, 0% packet loss"]);
     assert_bytes_moved_both_ways(&outcome);
-    let pairs = &metrics(&host)["devices"]["net0"]["pairs"];
+    let pairs = &host.metrics()["devices"]["net0"]["pairs"];
     assert!(pairs[0]["tx"]["doorbells"].as_u64() > Some(0), "{pairs}");
     assert!(pairs[1]["tx"]["doorbells"].as_u64() > Some(0), "{pairs}");
 }
@@ -252,7 +236,7 @@ fn interface_counts_packets_bytes_and_notifications() {
     let outcome = Vm::new(&host, &[&flags[..], &[path.to_str().unwrap()]].concat()).run();
 
     outcome.assert_status(0);
-    let counters = metrics(&host)["devices"]["net0"].take();
+    let counters = host.metrics()["devices"]["net0"].take();
     let count = |pointer: &str| counters.pointer(pointer).unwrap().as_u64().unwrap();
     assert!(count("/tx_packets") >= 4, "{counters}"); // ARP and three pings
     assert!(count("/rx_packets") >= 4, "{counters}");

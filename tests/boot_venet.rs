@@ -8,28 +8,21 @@
 
 mod common;
 
-use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use common::daemon::{Daemon, Session, Site};
 use common::guest::{Outcome, Running, Vm};
 use common::host::Host;
-use common::iperf::{IperfServer, received_bytes, send_back_once};
+use common::iperf::{IperfServer, compare, received_bytes, send_back_once};
 use common::{DEADLINE, skip, until};
 use rustix::process::Signal;
-use serde_json::Value;
 
 /// Pings with sizes from the least to nearly the most that IPv4 can have.
 fn pings(target: &str) -> String {
     format!(
         "for size in 56 1400 1473 9000 65000; do ping -q -c 2 -s $size {target} || exit 9; done"
     )
-}
-
-#[track_caller]
-fn metrics(host: &Host) -> Value {
-    serde_json::from_slice(&fs::read(host.file("metrics")).unwrap()).unwrap()
 }
 
 fn with_metrics<'a>(path: &'a Path, flags: &[&'a str]) -> Vec<&'a str> {
@@ -45,14 +38,6 @@ fn assert_pings(outcome: &Outcome, times: usize) {
         times,
         "{outcome:?}"
     );
-}
-
-/// Sends 4 MiB to `port` of `target`, which sends them back, and compares.
-fn compare(target: &str, port: u16) -> String {
-    format!(
-        "dd if=/dev/urandom of=/tmp/out bs=1M count=4 2>/dev/null; \
-         nc {target} {port} </tmp/out >/tmp/in; cmp /tmp/out /tmp/in && echo equal"
-    )
 }
 
 #[track_caller]
@@ -84,7 +69,7 @@ fn assert_tap_works(keys: &str, guest_mtu: &str) {
     let has_moved = |bytes: &u64| *bytes > 100_000;
     assert!(received.iter().all(has_moved), "{received:?}");
     assert!(!net.exists(), "the TAP is still there");
-    let devices = &metrics(&host)["devices"];
+    let devices = &host.metrics()["devices"];
     let count = |pointer: &str| devices.pointer(pointer).unwrap().as_u64().unwrap();
     assert!(count("/venet0/tx_bytes") > 4 << 20, "{devices}");
     assert!(count("/venet0/rx_bytes") > 4 << 20, "{devices}");

@@ -77,6 +77,12 @@ impl Host {
         self.dir.path().join(name)
     }
 
+    /// What a VM with `--metrics` left in the file `metrics`.
+    #[track_caller]
+    pub fn metrics(&self) -> serde_json::Value {
+        serde_json::from_slice(&fs::read(self.file("metrics")).unwrap()).unwrap()
+    }
+
     /// Path of a new image full of zeroes.
     pub fn image(&self, name: &str, len_bytes: usize) -> String {
         let path = self.file(name);

@@ -62,6 +62,14 @@ pub fn received_bytes(text: &str) -> Vec<u64> {
         .collect()
 }
 
+/// For the guest's shell: sends 4 MiB to [`send_back_once`] at `port` of `target`, and compares.
+pub fn compare(target: &str, port: u16) -> String {
+    format!(
+        "dd if=/dev/urandom of=/tmp/out bs=1M count=4 2>/dev/null; \
+         nc {target} {port} </tmp/out >/tmp/in; cmp /tmp/out /tmp/in && echo equal"
+    )
+}
+
 /// Takes one connection, reads all of it and sends all of it back; answers the port.
 pub fn send_back_once() -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
