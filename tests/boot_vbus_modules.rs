@@ -95,19 +95,35 @@ fn function_that_is_unbound_takes_its_devices_along() {
 }
 
 #[test]
-fn more_rings_than_vectors_share_those_of_the_event_queues() {
-    let venets = ["--venet", "loopback"].repeat(12);
+fn rings_have_vectors_of_their_own_or_share_those_of_the_event_queues() {
+    let venets = ["--venet", "loopback"].repeat(16);
     // A frame that goes round is seen only if the notifications of its rings arrive.
     let script = r#"
-        [ $(ls /sys/bus/vbus/devices | wc -l) = 12 ] || fail "devices: $(ls /sys/bus/vbus/devices)"
-        for dev in eth0 eth11; do
-            ip link set $dev up
-            cat /sys/class/net/$dev/statistics/rx_packets >/tmp/before
-            arping -q -c 3 -I $dev 192.0.2.1
-            [ $(cat /sys/class/net/$dev/statistics/rx_packets) -gt $(cat /tmp/before) ] ||
-                fail "nothing comes back on $dev"
+        goes_round() {
+            ip link set $1 up
+            before=$(cat /sys/class/net/$1/statistics/rx_packets)
+            arping -q -c 3 -I $1 192.0.2.1
+            [ $(cat /sys/class/net/$1/statistics/rx_packets) -gt $before ] ||
+                fail "nothing comes back on $1 with $(grep -c vbus /proc/interrupts) vectors"
+        }
+        vectors() { [ "$(echo $(awk '/vbus/ { print $NF }' /proc/interrupts))" = "$1" ] ||
+            fail "vectors: $(cat /proc/interrupts)"; }
+        by_hand
+        [ $(ls /sys/bus/vbus/devices | wc -l) = 16 ] || fail "devices: $(ls /sys/bus/vbus/devices)"
+        goes_round eth0
+        goes_round eth15
+        for ring in rx tx event; do
+            grep -q " vbus15-$ring\$" /proc/interrupts || fail "no vector for vbus15-$ring"
         done
-        grep -q ' vbus11-rx$' /proc/interrupts && fail "there is a vector for vbus11-rx"
+        unload
+        modprobe vbus_pci max_vectors=5 && modprobe venet || fail "load with 5"
+        goes_round eth0
+        goes_round eth15
+        vectors "vbus-events0 vbus-events1 vbus-events2 vbus-events3 vbus0-event"
+        unload
+        modprobe vbus_pci max_vectors=1 && modprobe venet || fail "load with 1"
+        goes_round eth15
+        vectors vbus-events3
     "#;
 
     boot(&venets, script);

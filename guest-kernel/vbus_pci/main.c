@@ -6,6 +6,10 @@
 
 #include "vbus_pci.h"
 
+static unsigned int max_vectors = VBUS_PCI_NUM_VECTORS;
+module_param(max_vectors, uint, 0444);
+MODULE_PARM_DESC(max_vectors, "interrupt vectors to use at most; rings that get none share others");
+
 /*
  * Back to the initial state: when this returns, the host has let go of everything. The host counts
  * it, so that vbus_close() knows.
@@ -75,10 +79,10 @@ static int vbus_pci_negotiate(struct vbus_pci *vp)
 
 static int vbus_pci_take_vectors(struct vbus_pci *vp)
 {
-	u32 most = min(readl(&vp->registers->num_vectors), (u32)VBUS_PCI_MAX_VECTORS);
+	u32 most = min3(readl(&vp->registers->num_vectors), (u32)VBUS_PCI_NUM_VECTORS, max_vectors);
 	int ret;
 
-	ret = pci_alloc_irq_vectors(vp->pdev, 1, most, PCI_IRQ_MSIX);
+	ret = pci_alloc_irq_vectors(vp->pdev, 1, max(most, 1U), PCI_IRQ_MSIX);
 	if (ret < 0)
 		return ret;
 	vp->num_vectors = ret;

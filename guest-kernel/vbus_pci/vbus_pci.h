@@ -18,11 +18,6 @@
 #define VBUS_PCI_QUEUE_SLOTS	256
 /* Devices that came or went and were not told to the bus yet; then their event queue waits. */
 #define VBUS_PCI_MAX_PENDING	1024
-/*
- * Vectors that we use: of the event queues, and for rings of nine network interfaces; what comes
- * then shares those of the event queues. Each costs two exits when the driver is loaded.
- */
-#define VBUS_PCI_MAX_VECTORS	32
 
 struct vbus_pci;
 
