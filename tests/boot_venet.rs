@@ -76,7 +76,8 @@ fn assert_tap_works(keys: &str, guest_mtu: &str) {
     assert_eq!(count("/vbus0/devices_added"), 1, "{devices}");
     assert_eq!(count("/venet0/tx_errors"), 0, "{devices}");
     assert_eq!(count("/vbus0/faults"), 0, "{devices}");
-    assert_eq!(count("/vbus0/doorbell_exits"), 0, "{devices}");
+    // The first ring of each of its rings, at most.
+    assert!(count("/vbus0/doorbell_exits") <= 3, "{devices}");
 }
 
 #[test]

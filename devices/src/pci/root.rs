@@ -2,16 +2,15 @@
 //!
 //! After each configuration write that may move a BAR, the root compares where the function's BARs
 //! are mapped with where they should be, and moves the difference: the range on the MMIO or port
-//! bus, and the doorbells inside it on their ioeventfds.
+//! bus. Its doorbells become ioeventfds there as the guest rings them.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use vmm_sys_util::eventfd::EventFd;
-
 use super::config::{Bar, BarKind};
+use super::mapped_bar::{Attacher, BarDoorbell, MappedBar};
 use crate::bus::{Bus, BusDevice};
-use crate::interrupt::{DoorbellAddress, DoorbellSpace, Doorbells};
+use crate::interrupt::Doorbells;
 use crate::metrics::Counter;
 
 /// Slots of the bus.
@@ -20,19 +19,6 @@ pub const NUM_SLOTS: usize = 32;
 const FUNCTION_BYTES: u64 = 4096;
 /// Bytes of ECAM space of one bus: 32 slots of 8 functions.
 pub const ECAM_BYTES: u64 = 32 * 8 * FUNCTION_BYTES;
-
-/// A doorbell inside a BAR.
-#[derive(Debug)]
-pub struct BarDoorbell {
-    /// The BAR, 0 to 5.
-    pub bar_idx: usize,
-    /// Byte offset in the BAR.
-    pub offset: u64,
-    /// The only data that rings it, written as 4 bytes; `None` for any.
-    pub data: Option<u32>,
-    /// What a guest write there signals.
-    pub doorbell: EventFd,
-}
 
 /// A PCI function as the root sees it. Called by vCPU threads, concurrently.
 pub trait PciFunction: Send + Sync {
@@ -50,7 +36,8 @@ pub trait PciFunction: Send + Sync {
     fn read_bar(&self, bar_idx: usize, offset: u64, data: &mut [u8]);
     /// Writes `data` to BAR `bar_idx` at `offset`.
     fn write_bar(&self, bar_idx: usize, offset: u64, data: &[u8]);
-    /// The function's doorbells; the same at every call.
+    /// The function's doorbells; the same at every call. The first write to each comes to
+    /// [`PciFunction::write_bar`], which signals it as well.
     fn doorbells(&self) -> &[BarDoorbell];
 }
 
@@ -64,8 +51,8 @@ pub enum PlugError {
 
 struct Slot {
     function: Arc<dyn PciFunction>,
-    /// Where the BARs are on the buses now.
-    mapped: Vec<Bar>,
+    /// The BARs that are on the buses now.
+    mapped: Vec<Arc<MappedBar>>,
 }
 
 /// The root complex. Put it on the MMIO bus at the ECAM window.
@@ -74,31 +61,14 @@ pub struct PciRoot {
     /// Weak, because the MMIO bus holds the root: the functions go when the buses do.
     mmio: Weak<Bus>,
     pio: Weak<Bus>,
-    doorbells: Arc<dyn Doorbells>,
+    attacher: Arc<Attacher>,
     /// Placements that cannot be.
     bad_bars: Counter,
-    /// Doorbells that the host refused.
-    bad_doorbells: Counter,
 }
 
 impl fmt::Debug for PciRoot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PciRoot").finish_non_exhaustive()
-    }
-}
-
-/// One BAR of a function, as a device on a bus.
-struct BarDevice {
-    function: Arc<dyn PciFunction>,
-    bar_idx: usize,
-}
-
-impl BusDevice for BarDevice {
-    fn read(&self, offset: u64, data: &mut [u8]) {
-        self.function.read_bar(self.bar_idx, offset, data);
-    }
-    fn write(&self, offset: u64, data: &[u8]) {
-        self.function.write_bar(self.bar_idx, offset, data);
     }
 }
 
@@ -109,9 +79,11 @@ impl PciRoot {
             slots: Mutex::default(),
             mmio: Arc::downgrade(mmio),
             pio: Arc::downgrade(pio),
-            doorbells,
+            attacher: Arc::new(Attacher {
+                host: doorbells,
+                bad_doorbells: Counter::default(),
+            }),
             bad_bars: Counter::default(),
-            bad_doorbells: Counter::default(),
         }
     }
 
@@ -143,54 +115,43 @@ impl PciRoot {
             return;
         };
         let wanted = function.decoded_bars();
-        mapped.retain(|bar| {
-            let stays = wanted.contains(bar);
+        mapped.retain(|device| {
+            let stays = wanted.contains(&device.bar());
             if !stays {
-                self.unmap(function, *bar);
+                self.unmap(device);
             }
             stays
         });
         for bar in wanted {
-            if !mapped.contains(&bar) && self.map(function, bar) {
-                mapped.push(bar);
+            if !mapped.iter().any(|device| device.bar() == bar) {
+                mapped.extend(self.map(function, bar));
             }
         }
     }
 
-    fn map(&self, function: &Arc<dyn PciFunction>, bar: Bar) -> bool {
-        let Some(bus) = self.bus(bar.kind) else {
-            return false;
-        };
-        let device = Arc::new(BarDevice {
-            function: Arc::clone(function),
-            bar_idx: bar.idx,
-        });
-        if let Err(error) = bus.insert(bar.start, bar.len, device) {
+    /// `None` if it cannot be there.
+    fn map(&self, function: &Arc<dyn PciFunction>, bar: Bar) -> Option<Arc<MappedBar>> {
+        let bus = self.bus(bar.kind)?;
+        let device = Arc::new(MappedBar::new(
+            Arc::clone(function),
+            bar,
+            Arc::clone(&self.attacher),
+        ));
+        if let Err(error) = bus.insert(bar.start, bar.len, device.clone()) {
             if self.bad_bars.count_sparsely() {
                 tracing::warn!("PCI: guest placed a BAR badly: {error}");
             }
-            return false;
+            return None;
         }
-        for (address, doorbell) in doorbells_in(function, bar) {
-            // Without the ioeventfd the write still arrives through `write_bar`, only slower.
-            if let Err(error) = self.doorbells.attach(address, doorbell)
-                && self.bad_doorbells.count_sparsely()
-            {
-                tracing::warn!("PCI: doorbell at {address:x?}: {error}");
-            }
-        }
-        true
+        Some(device)
     }
 
-    fn unmap(&self, function: &Arc<dyn PciFunction>, bar: Bar) {
-        for (address, doorbell) in doorbells_in(function, bar) {
-            if let Err(error) = self.doorbells.detach(address, doorbell) {
-                tracing::debug!("PCI: doorbell at {address:x?}: {error}");
-            }
-        }
+    fn unmap(&self, mapped: &MappedBar) {
+        let bar = mapped.bar();
         if let Some(bus) = self.bus(bar.kind) {
             bus.remove(bar.start);
         }
+        mapped.detach_doorbells();
     }
 
     /// The bus for `kind`; `None` while it is being dropped.
@@ -200,27 +161,6 @@ impl PciRoot {
             BarKind::Io => self.pio.upgrade(),
         }
     }
-}
-
-/// The doorbells of `function` that lie in `bar`, and where that puts them.
-fn doorbells_in(
-    function: &Arc<dyn PciFunction>,
-    bar: Bar,
-) -> impl Iterator<Item = (DoorbellAddress, &EventFd)> {
-    let doorbells = function.doorbells().iter();
-    doorbells
-        .filter(move |bell| bell.bar_idx == bar.idx)
-        .map(move |bell| {
-            let address = DoorbellAddress {
-                space: match bar.kind {
-                    BarKind::Memory32 => DoorbellSpace::Memory,
-                    BarKind::Io => DoorbellSpace::Ports,
-                },
-                start: bar.start + bell.offset,
-                data: bell.data,
-            };
-            (address, &bell.doorbell)
-        })
 }
 
 /// Slot and register of an ECAM offset, if it names function 0 of a slot on bus 0.
@@ -254,10 +194,11 @@ impl BusDevice for PciRoot {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::interrupt::{DoorbellAddress, DoorbellSpace};
     use crate::pci::{ConfigSpace, PciIds};
     use crate::test_utils::count_warnings;
     use std::io;
-    use vmm_sys_util::eventfd::EFD_NONBLOCK;
+    use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
     #[derive(Default)]
     struct FakeDoorbells(Mutex<Vec<DoorbellAddress>>);
@@ -324,12 +265,17 @@ mod tests {
         (root, mmio, doorbells)
     }
 
-    /// A function with a BAR of 4 KiB in memory with one doorbell, and one of 16 ports with two.
     fn root_with_ports() -> (PciRoot, Arc<Bus>, Arc<Bus>, Arc<FakeDoorbells>) {
+        let doorbells = Arc::new(FakeDoorbells::default());
+        let (root, mmio, pio) = root_of(doorbells.clone());
+        (root, mmio, pio, doorbells)
+    }
+
+    /// A function with a BAR of 4 KiB in memory with one doorbell, and one of 16 ports with two.
+    fn root_of(doorbells: Arc<dyn Doorbells>) -> (PciRoot, Arc<Bus>, Arc<Bus>) {
         let mmio = Arc::new(Bus::default());
         let pio = Arc::new(Bus::default());
-        let doorbells = Arc::new(FakeDoorbells::default());
-        let root = PciRoot::new(&mmio, &pio, doorbells.clone());
+        let root = PciRoot::new(&mmio, &pio, doorbells);
         let ids = PciIds {
             vendor: 0x1af4,
             device: 0x1041,
@@ -356,7 +302,7 @@ mod tests {
             ],
         }))
         .unwrap();
-        (root, mmio, pio, doorbells)
+        (root, mmio, pio)
     }
 
     #[test]
@@ -369,9 +315,14 @@ mod tests {
 
         assert!(pio.read(0xc01f, &mut data));
         assert!(!mmio.read(0xc01f, &mut data));
+        for value in [7, 8, 0, 7u32] {
+            pio.write(0xc014, &value.to_le_bytes());
+        }
+        pio.write(0xc014, &[7, 0]);
+        pio.write(0xc010, &7u32.to_le_bytes());
         assert_eq!(
             *doorbells.0.lock().unwrap(),
-            [at_port(0xc014, 0), at_port(0xc014, 7)]
+            [at_port(0xc014, 7), at_port(0xc014, 0)]
         );
 
         root.write(0x04, &[0, 0]);
@@ -380,20 +331,67 @@ mod tests {
     }
 
     #[test]
-    fn moved_bar_takes_its_doorbell_along() {
+    fn doorbell_is_attached_when_it_is_rung_where_its_bar_is() {
         let (root, mmio, doorbells) = root();
+        let attached = || doorbells.0.lock().unwrap().clone();
         let mut data = [0];
 
         root.write(0x10, &0xc000_0000u32.to_le_bytes());
         assert!(!mmio.read(0xc000_0005, &mut data), "decoding is off");
         root.write(0x04, &[2, 0]);
         assert!(mmio.read(0xc000_0005, &mut data));
-        assert_eq!(*doorbells.0.lock().unwrap(), [in_memory(0xc000_0040)]);
-        root.write(0x10, &0xc100_0000u32.to_le_bytes());
+        assert_eq!(attached(), []);
+        mmio.write(0xc000_0044, &[0]);
+        assert_eq!(attached(), [], "beside it");
+        mmio.write(0xc000_0040, &[0, 0]);
+        mmio.write(0xc000_0040, &[1]);
+        assert_eq!(attached(), [in_memory(0xc000_0040)]);
 
+        root.write(0x10, &0xc100_0000u32.to_le_bytes());
         assert!(!mmio.read(0xc000_0005, &mut data));
         assert!(mmio.read(0xc100_0005, &mut data));
-        assert_eq!(*doorbells.0.lock().unwrap(), [in_memory(0xc100_0040)]);
+        assert_eq!(attached(), [], "not rung there");
+        mmio.write(0xc100_0040, &[0]);
+        assert_eq!(attached(), [in_memory(0xc100_0040)]);
+    }
+
+    #[test]
+    fn write_that_was_underway_when_its_bar_moved_attaches_nothing() {
+        let (root, mmio, doorbells) = root();
+        root.write(0x10, &0xc000_0000u32.to_le_bytes());
+        root.write(0x04, &[2, 0]);
+        let before = Arc::clone(&root.slots.lock().unwrap()[0].mapped[0]);
+
+        root.write(0x10, &0xc100_0000u32.to_le_bytes());
+        before.write(0x40, &[0]);
+
+        assert_eq!(*doorbells.0.lock().unwrap(), []);
+        assert!(!mmio.write(0xc000_0040, &[0]));
+    }
+
+    #[test]
+    fn doorbell_that_the_host_refuses_is_asked_for_once() {
+        #[derive(Default)]
+        struct Refuser(Counter);
+        impl Doorbells for Refuser {
+            fn attach(&self, _address: DoorbellAddress, _doorbell: &EventFd) -> io::Result<()> {
+                self.0.add(1);
+                Err(io::ErrorKind::OutOfMemory.into())
+            }
+            fn detach(&self, _address: DoorbellAddress, _doorbell: &EventFd) -> io::Result<()> {
+                Err(io::ErrorKind::NotFound.into())
+            }
+        }
+        let refuser = Arc::new(Refuser::default());
+        let (root, mmio, _pio) = root_of(refuser.clone());
+        root.write(0x10, &0xc000_0000u32.to_le_bytes());
+        root.write(0x04, &[2, 0]);
+
+        for _ in 0..100 {
+            assert!(mmio.write(0xc000_0040, &[0]));
+        }
+
+        assert_eq!(refuser.0.get(), 1);
     }
 
     #[test]

@@ -19,8 +19,7 @@ use super::{Uplink, VbusPciError, lock};
 use crate::GuestRam;
 use crate::interrupt::MsiVectors;
 use crate::pci::msix::{self, MSIX_CAPABILITY_ID};
-use crate::pci::root::BarDoorbell;
-use crate::pci::{Bar, BarKind, ConfigSpace, MsixTable, PciFunction, PciIds};
+use crate::pci::{Bar, BarDoorbell, BarKind, ConfigSpace, MsixTable, PciFunction, PciIds};
 use crate::worker::Worker;
 
 const MSIX_BAR_BYTES: u32 = 4096;

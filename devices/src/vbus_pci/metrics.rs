@@ -32,7 +32,7 @@ pub struct VbusPciMetrics {
     pub event_interrupts: Counter,
     /// Times that an event queue was full and the guest had to ring.
     pub full_event_queues: Counter,
-    /// Doorbells that took an exit to this process although they have an eventfd.
+    /// Doorbells that took an exit to this process: the first ring of each number.
     pub doorbell_exits: Counter,
     /// Doorbells with a number that no signal can have.
     pub unknown_doorbells: Counter,

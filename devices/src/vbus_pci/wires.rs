@@ -8,8 +8,8 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::lock;
 use crate::interrupt::{MsiVector, MsiVectors};
+use crate::pci::BarDoorbell;
 use crate::pci::msix::VectorOwner;
-use crate::pci::root::BarDoorbell;
 
 /// The MSI-X vectors.
 pub(super) struct Vectors(Vec<Box<dyn MsiVector>>);

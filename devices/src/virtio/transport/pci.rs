@@ -21,8 +21,7 @@ use super::common::{COMMON_BYTES, CommonConfig};
 use crate::GuestRam;
 use crate::interrupt::MsiVectors;
 use crate::pci::msix::{self, MSIX_CAPABILITY_ID};
-use crate::pci::root::BarDoorbell;
-use crate::pci::{Bar, BarKind, ConfigSpace, MsixTable, PciFunction, PciIds};
+use crate::pci::{Bar, BarDoorbell, BarKind, ConfigSpace, MsixTable, PciFunction, PciIds};
 
 const BAR_IDX: usize = 0;
 const BAR_BYTES: u32 = 0x8000;
