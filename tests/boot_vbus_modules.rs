@@ -95,6 +95,30 @@ fn function_that_is_unbound_takes_its_devices_along() {
 }
 
 #[test]
+fn function_that_is_reset_gives_its_devices_back() {
+    let script = r#"
+        by_hand
+        driver=/sys/bus/pci/drivers/vbus_pci
+        function=$(basename $driver/0000:*)
+        reset() { echo 1 >/sys/bus/pci/devices/$function/reset || fail "reset $1"; }
+        [ "$(cat /sys/bus/pci/devices/$function/reset_method)" = af_flr ] || fail method
+        for round in 1 2 3 4 5; do
+            ip link set eth0 up || fail "no eth0"
+            arping -q -c 2 -I eth0 192.0.2.1
+            [ $(cat /sys/class/net/eth0/statistics/rx_packets) -gt 0 ] || fail "round $round"
+            reset $round
+            [ "$(ls /sys/bus/vbus/devices)" = vbus0 ] || fail "no device"
+        done
+        echo $function >$driver/unbind
+        reset unbound
+        echo $function >$driver/bind
+        ip link set eth0 up || fail "no eth0 after unbind"
+    "#;
+
+    boot(&["--cpus", "2", "--venet", "loopback"], script);
+}
+
+#[test]
 fn rings_have_vectors_of_their_own_or_share_those_of_the_event_queues() {
     let venets = ["--venet", "loopback"].repeat(16);
     // A frame that goes round is seen only if the notifications of its rings arrive.

@@ -155,6 +155,7 @@ reset:
 	dev_err(&pdev->dev, "cannot connect to the bus: %d\n", ret);
 	WRITE_ONCE(vp->is_ending, true);
 	vbus_pci_reset(vp);
+	pci_set_drvdata(pdev, NULL);
 	vbus_pci_free_all(vp);
 	return ret;
 destroy:
@@ -168,6 +169,9 @@ static void vbus_pci_remove(struct pci_dev *pdev)
 {
 	struct vbus_pci *vp = pci_get_drvdata(pdev);
 
+	if (!vp)
+		return; /* it did not come back after a reset */
+	pci_set_drvdata(pdev, NULL);
 	WRITE_ONCE(vp->is_ending, true);
 	cancel_work_sync(&vp->work);
 	/* If the function is gone already, there is nobody to say that memory is let go. */
@@ -183,9 +187,22 @@ static void vbus_pci_shutdown(struct pci_dev *pdev)
 {
 	struct vbus_pci *vp = pci_get_drvdata(pdev);
 
+	if (!vp)
+		return;
 	WRITE_ONCE(vp->is_ending, true);
 	vbus_pci_reset(vp);
 }
+
+/* A reset of the function, which somebody asked for in sysfs, is a driver that goes and returns. */
+static void vbus_pci_reset_done(struct pci_dev *pdev)
+{
+	vbus_pci_probe(pdev, NULL);
+}
+
+static const struct pci_error_handlers vbus_pci_error_handlers = {
+	.reset_prepare = vbus_pci_remove,
+	.reset_done = vbus_pci_reset_done,
+};
 
 static const struct pci_device_id vbus_pci_ids[] = {
 	{ PCI_DEVICE(VBUS_PCI_VENDOR_ID, VBUS_PCI_DEVICE_ID) },
@@ -199,6 +216,7 @@ static struct pci_driver vbus_pci_driver = {
 	.probe = vbus_pci_probe,
 	.remove = vbus_pci_remove,
 	.shutdown = vbus_pci_shutdown,
+	.err_handler = &vbus_pci_error_handlers,
 };
 module_pci_driver(vbus_pci_driver);
 

@@ -22,6 +22,14 @@ const COMMAND_BUS_MASTER: u16 = 1 << 2;
 const COMMAND_INTX_DISABLE: u16 = 1 << 10;
 const STATUS_CAPABILITIES: u16 = 1 << 4;
 
+/// "Advanced Features for Conventional PCI" (PCI-SIG ECN of 2006), for functions that have no PCI
+/// Express capability.
+const ADVANCED_FEATURES: u8 = 0x13;
+const ADVANCED_FEATURES_BYTES: u8 = 6;
+/// The capability says: pending transactions show, function-level reset is there.
+const ADVANCED_FEATURES_TP_FLR: u8 = 3;
+const INITIATE_FLR: u8 = 1;
+
 /// Which address space a BAR decodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BarKind {
@@ -69,6 +77,8 @@ pub struct ConfigSpace {
     bars: [Option<(BarKind, u32)>; NUM_BARS],
     last_capability: usize,
     next_free: usize,
+    /// Where function-level reset is initiated.
+    flr_control: Option<usize>,
 }
 
 impl ConfigSpace {
@@ -80,6 +90,7 @@ impl ConfigSpace {
             bars: [None; NUM_BARS],
             last_capability: CAPABILITIES,
             next_free: FIRST_CAPABILITY,
+            flr_control: None,
         };
         config.set(0x00, &ids.vendor.to_le_bytes());
         config.set(0x02, &ids.device.to_le_bytes());
@@ -142,6 +153,29 @@ impl ConfigSpace {
         self.last_capability = offset;
         self.next_free = offset + len;
         u16::from(offset_byte)
+    }
+
+    /// Appends the capability of function-level reset.
+    pub fn add_flr(&mut self) {
+        let body = [ADVANCED_FEATURES_BYTES, ADVANCED_FEATURES_TP_FLR, 0, 0];
+        let offset = self.add_capability(ADVANCED_FEATURES, &body);
+        self.flr_control = Some(usize::from(offset) + 4);
+    }
+
+    /// True if a guest's write of `data` at `offset` initiates a function-level reset.
+    pub fn is_flr(&self, offset: u16, data: &[u8]) -> bool {
+        let idx = self
+            .flr_control
+            .and_then(|control| control.checked_sub(usize::from(offset)));
+        let byte = idx.and_then(|idx| data.get(idx));
+        byte.is_some_and(|byte| byte & INITIATE_FLR != 0)
+    }
+
+    /// Back to what it was before anybody wrote to it: BARs are nowhere, all is switched off.
+    pub fn reset(&mut self) {
+        for (byte, mask) in self.bytes.iter_mut().zip(self.writable) {
+            *byte &= !mask;
+        }
     }
 
     /// Lets the guest write the bits of `mask` from `offset` on.
@@ -291,6 +325,47 @@ mod tests {
         assert_eq!(u32_at(&config, first as u16) & 0xff, 0x09);
         assert_eq!(u32_at(&config, second as u16) & 0xffff, 0x11);
         assert_eq!(u32_at(&config, 0x04) >> 16 & 0x10, 0x10);
+    }
+
+    #[test]
+    fn reset_clears_what_can_be_written_and_nothing_else() {
+        let mut config = function();
+        config.add_flr();
+        let fresh = config.bytes;
+        for offset in (0..0x100).step_by(4) {
+            config.write(offset, &[0xff; 4]);
+        }
+        assert_ne!(config.bytes, fresh);
+        assert_eq!(config.decoded_bars().len(), 2);
+
+        config.reset();
+
+        assert_eq!(config.bytes, fresh);
+        assert_eq!(config.decoded_bars(), []);
+    }
+
+    #[test]
+    fn function_level_reset_is_one_bit_of_one_byte() {
+        let mut config = function();
+        assert!(!config.is_flr(0x40, &[0xff; 8]), "not offered");
+        config.add_flr();
+        let control = u16::try_from(config.flr_control.unwrap()).unwrap();
+        assert_eq!(u32_at(&config, control - 4) & 0xffff_00ff, 0x0306_0013);
+
+        for (offset, data) in [
+            (control, &[1][..]),
+            (control - 1, &[0, 3]),
+            (control, &[1, 0]),
+        ] {
+            assert!(config.is_flr(offset, data), "{offset:#x} {data:?}");
+        }
+        for (offset, data) in [
+            (control, &[0xfe][..]),
+            (control - 1, &[1]),
+            (control + 1, &[1]),
+        ] {
+            assert!(!config.is_flr(offset, data), "{offset:#x} {data:?}");
+        }
     }
 
     #[test]

@@ -55,13 +55,7 @@ impl std::fmt::Debug for MsixTable {
 impl MsixTable {
     /// A table with one masked entry for each vector of `owner`.
     pub fn new(owner: Arc<dyn VectorOwner>) -> Self {
-        let entry = Entry {
-            address: 0,
-            data: 0,
-            control: ENTRY_MASKED,
-            routed: None,
-        };
-        let entries = vec![entry; owner.vectors().len()];
+        let entries = vec![Entry::MASKED; owner.vectors().len()];
         MsixTable {
             owner,
             entries,
@@ -93,6 +87,20 @@ impl MsixTable {
             for idx in 0..self.entries.len() {
                 self.update_route(idx);
             }
+        }
+    }
+
+    /// Back to masked entries without messages.
+    pub fn reset(&mut self) {
+        for entry in &mut self.entries {
+            *entry = Entry {
+                routed: entry.routed,
+                ..Entry::MASKED
+            };
+        }
+        self.control = 0;
+        for idx in 0..self.entries.len() {
+            self.update_route(idx);
         }
     }
 
@@ -185,6 +193,14 @@ impl MsixTable {
 }
 
 impl Entry {
+    /// As after a reset.
+    const MASKED: Entry = Entry {
+        address: 0,
+        data: 0,
+        control: ENTRY_MASKED,
+        routed: None,
+    };
+
     /// The entry as the guest reads it: address, data, vector control.
     fn bytes(&self) -> [u8; 16] {
         (u128::from(self.address) | u128::from(self.data) << 64 | u128::from(self.control) << 96)
@@ -266,6 +282,22 @@ mod tests {
         table.set_control(CONTROL_ENABLE);
 
         assert_eq!(*routes.lock().unwrap(), [Some(MESSAGE)]);
+    }
+
+    #[test]
+    fn reset_takes_message_and_route_away() {
+        let (mut table, _owner, routes) = table();
+        program(&mut table);
+        table.set_control(CONTROL_ENABLE);
+
+        table.reset();
+
+        assert_eq!(*routes.lock().unwrap(), [Some(MESSAGE), None]);
+        let mut entry = [0xff; 16];
+        table.read_table(0, &mut entry);
+        assert_eq!(u128::from_le_bytes(entry), u128::from(ENTRY_MASKED) << 96);
+        table.set_control(CONTROL_ENABLE);
+        assert_eq!(routes.lock().unwrap().len(), 2, "it is masked");
     }
 
     #[test]

@@ -192,6 +192,7 @@ fn config_space(msix: &MsixTable) -> (ConfigSpace, u16) {
         usize::from(msix_offset) + 2,
         &msix::CONTROL_WRITABLE.to_le_bytes(),
     );
+    config.add_flr();
     (config, msix_offset)
 }
 
@@ -201,19 +202,25 @@ impl PciFunction for VbusPci {
     }
 
     fn write_config(&self, offset: u16, data: &[u8]) {
-        let lost_bus_master = {
+        let must_reset = {
             let mut guard = lock(&self.configuration);
             let Configuration { config, msix } = &mut *guard;
             let was_bus_master = config.is_bus_master();
             config.write(offset, data);
+            let is_flr = config.is_flr(offset, data);
+            if is_flr {
+                config.reset();
+                msix.reset();
+            }
             let mut control = [0; 2];
             config.read(self.msix_control_offset, &mut control);
             msix.set_control(u16::from_le_bytes(control));
-            was_bus_master && !config.is_bus_master()
+            // The end of bus mastering is what a system does to a function whose driver is gone, e.g.
+            // before it starts another kernel.
+            is_flr || was_bus_master && !config.is_bus_master()
         };
-        if lost_bus_master {
-            // What a system does to a function whose driver is gone, e.g. before it starts another
-            // kernel.
+        if must_reset {
+            self.call_low.store(0, Relaxed);
             self.connector.reset();
         }
     }

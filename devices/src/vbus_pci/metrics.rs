@@ -15,7 +15,7 @@ pub struct VbusPciMetrics {
     pub failed_calls: Counter,
     /// Calls that could not be answered: a bad address, an unknown channel, no bus mastering.
     pub unanswered_calls: Counter,
-    /// Resets, by the register or by the end of bus mastering.
+    /// Resets: by the register, by the end of bus mastering, or of the whole function.
     pub resets: Counter,
     /// Events told: an interface came.
     pub devices_added: Counter,

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use vbus::abi::pci::{
-    Close, DeviceCall, DeviceInfo, NO_VECTOR, NUM_EVENT_QUEUES, Negotiate, Open, REGISTERS_BAR,
-    Registers, VERSION, func,
+    Close, DeviceCall, DeviceInfo, MSIX_BAR, NO_VECTOR, NUM_EVENT_QUEUES, Negotiate, Open,
+    REGISTERS_BAR, Registers, VERSION, func,
 };
 use vbus::test_utils::ECHO_VERSION;
 use vbus::test_utils::func as echo;
@@ -98,6 +98,55 @@ fn end_of_bus_mastering_is_a_reset() {
     guest.function.write_config(4, &[7, 0]);
     assert_eq!(num_resets(&guest), 1);
     guest.start(8);
+}
+
+#[test]
+fn function_level_reset_leaves_nothing_configured() {
+    let guest = FakeGuest::started(1, 8);
+    use_all(&guest, 1);
+    guest.function.place_bar(0, 0xc000_0000);
+    let entry = [0, 0x10, 0xe0, 0xfe, 0, 0, 0, 0];
+    guest.function.write_bar(MSIX_BAR, 0, &entry);
+
+    reset_function(&guest);
+
+    assert_eq!(num_resets(&guest), 1);
+    assert_eq!(guest.census.connections.load(SeqCst), 0);
+    assert_eq!(guest.function.decoded_bars(), []);
+    assert!(guest.function.bars().iter().all(|bar| bar.start == 0));
+    let mut entry = [0xff; 16];
+    guest.function.read_bar(MSIX_BAR, 0, &mut entry);
+    assert_eq!(u128::from_le_bytes(entry), 1 << 96, "masked");
+    let mut args = Negotiate::new_zeroed();
+    args.version = VERSION.into();
+    assert!(
+        guest.call_at(CALLS, func::NEGOTIATE, &args).is_none(),
+        "no bus master"
+    );
+
+    guest.function.write_config(4, &[7, 0]);
+    guest.start(8);
+}
+
+/// As a system does it: finds the capability in the chain and writes to it.
+fn reset_function(guest: &FakeGuest) {
+    let byte = |offset: u16| {
+        let mut byte = [0];
+        guest.function.read_config(offset, &mut byte);
+        byte[0]
+    };
+    let mut offset = u16::from(byte(0x34));
+    while byte(offset) != 0x13 {
+        assert_ne!(offset, 0, "no advanced features");
+        offset = u16::from(byte(offset + 1));
+    }
+    assert_eq!(
+        byte(offset + 3) & 3,
+        3,
+        "transactions pending, function-level reset"
+    );
+    guest.function.write_config(offset + 4, &[1]);
+    assert_eq!(byte(offset + 5) & 1, 0, "nothing is pending");
 }
 
 #[test]
