@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use alacrity_devices::GuestRam;
 use alacrity_devices::metrics::Counter;
-use alacrity_devices::vbus_pci::Uplink;
+use alacrity_devices::vbus_pci::{OnLoss, Uplink};
 use rustix::io::Errno;
 use serde::Serialize;
 use vbus::client::{ClientError, Connection, Remote};
@@ -310,8 +310,12 @@ impl Shared {
 
 impl Uplink for DaemonUplink {
     /// Never fails: as long as there is no daemon, the bus has no interfaces.
-    fn attach(&self, events: Arc<dyn EventSink>) -> Result<Arc<dyn Verbs + Send + Sync>, Errno> {
-        let session = Session::new(events);
+    fn attach(
+        &self,
+        events: Arc<dyn EventSink>,
+        on_loss: OnLoss,
+    ) -> Result<Arc<dyn Verbs + Send + Sync>, Errno> {
+        let session = Session::new(events, on_loss);
         self.shared.lock().session = Some(Arc::clone(&session));
         self.shared.wake();
         Ok(Arc::new(Client {

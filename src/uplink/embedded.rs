@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use alacrity_devices::GuestRam;
 use alacrity_devices::tap::{Tap, TapError};
-use alacrity_devices::vbus_pci::Uplink;
+use alacrity_devices::vbus_pci::{OnLoss, Uplink};
 use alacrity_devices::venet::{LoopbackClass, PortMetrics, SwitchClass, TapClass};
 use rustix::io::Errno;
 use serde::ser::{Serialize, SerializeMap, Serializer};
@@ -221,7 +221,11 @@ struct EmbeddedUplink {
 }
 
 impl Uplink for EmbeddedUplink {
-    fn attach(&self, events: Arc<dyn EventSink>) -> Result<Arc<dyn Verbs + Send + Sync>, Errno> {
+    fn attach(
+        &self,
+        events: Arc<dyn EventSink>,
+        _on_loss: OnLoss,
+    ) -> Result<Arc<dyn Verbs + Send + Sync>, Errno> {
         let client = self.member.attach(Arc::new(self.ram.clone()), events)?;
         Ok(Arc::new(client))
     }

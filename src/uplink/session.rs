@@ -1,10 +1,15 @@
 //! One client of a daemon's bus, which outlives the daemon: ids and handles are its own.
+//!
+//! An interface that the daemon takes away with it is lost, if the guest can do with that, and keeps
+//! its id. A daemon that comes back tells of everything on the bus before it admits us; what is in the
+//! same place then and of the same kind goes on under the same id, and the rest is dropped.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use alacrity_devices::vbus_pci::OnLoss;
 use rustix::io::Errno;
-use vbus::client::Remote;
+use vbus::client::{Device, Remote};
 use vbus::verbs::{Event, EventSink, Handle, InterfaceId, ShmRequest, Verbs};
 
 /// A client of the bus for as long as the guest wants to be one, however often the daemon goes and
@@ -13,6 +18,7 @@ use vbus::verbs::{Event, EventSink, Handle, InterfaceId, ShmRequest, Verbs};
 /// Events are told by one thread only, the one that serves the session, and without its lock.
 pub(super) struct Session {
     events: Arc<dyn EventSink>,
+    on_loss: OnLoss,
     state: Mutex<State>,
 }
 
@@ -23,8 +29,8 @@ struct State {
     /// While there is a daemon.
     remote: Option<Arc<Remote>>,
     next_id: u32,
-    /// Interfaces by our id, with the daemon's.
-    interfaces: BTreeMap<u32, InterfaceId>,
+    /// Interfaces by our id.
+    interfaces: BTreeMap<u32, Interface>,
     next_handle: u64,
     /// Connections by our handle, with the daemon's; `None` once that daemon is gone.
     handles: BTreeMap<u64, Option<Handle>>,
@@ -32,10 +38,20 @@ struct State {
     shms: BTreeMap<u64, bool>,
 }
 
+/// An interface that the guest knows.
+struct Interface {
+    /// The daemon's id; `None` while it is lost.
+    theirs: Option<InterfaceId>,
+    kind: String,
+    /// As of [`Event::DeviceAdded`].
+    place: String,
+}
+
 impl Session {
-    pub fn new(events: Arc<dyn EventSink>) -> Arc<Self> {
+    pub fn new(events: Arc<dyn EventSink>, on_loss: OnLoss) -> Arc<Self> {
         Arc::new(Session {
             events,
+            on_loss,
             state: Mutex::new(State {
                 next_handle: 1,
                 ..State::default()
@@ -48,10 +64,14 @@ impl Session {
     /// # Errors
     /// `ECONNRESET`: the daemon is gone again.
     pub fn begin(&self, remote: Arc<Remote>) -> Result<(), Errno> {
-        let devices = remote.devices()?;
+        let devices = remote.placed_devices()?;
         self.lock().remote = Some(remote);
-        for (id, kind) in devices {
-            self.on_event(Event::DeviceAdded { id, kind });
+        for Device { id, kind, place } in devices {
+            self.on_event(Event::DeviceAdded { id, kind, place });
+        }
+        let missing = self.lock().take_missing();
+        for id in missing {
+            self.events.event(Event::DeviceDropped { id });
         }
         Ok(())
     }
@@ -61,10 +81,12 @@ impl Session {
         let event = {
             let mut state = self.lock();
             match event {
-                Event::DeviceAdded { id, kind } => {
-                    let id = state.add_interface(id);
-                    id.map(|id| Event::DeviceAdded { id, kind })
+                Event::DeviceAdded { id, kind, place } => {
+                    let id = state.add_interface(id, &kind, &place);
+                    id.map(|id| Event::DeviceAdded { id, kind, place })
                 }
+                // Daemons do not say it.
+                Event::DeviceLost { .. } => None,
                 Event::DeviceDropped { id } => {
                     let ours = state.our_id(id);
                     ours.map(|ours| {
@@ -84,22 +106,31 @@ impl Session {
         }
     }
 
-    /// The daemon is gone, and with it all that it had: every interface is dropped. The result is
-    /// for [`Session::tell_closed`].
+    /// The daemon is gone, and with it all that it had: every interface is lost or dropped. The
+    /// result is for [`Session::tell_closed`].
     pub fn lose(&self) -> Vec<u64> {
         let (ids, cookies) = {
             let mut state = self.lock();
             state.remote = None;
             state.handles.values_mut().for_each(|handle| *handle = None);
-            let ids = std::mem::take(&mut state.interfaces);
+            let mut ids = Vec::new();
+            for (id, interface) in &mut state.interfaces {
+                // None: it has been lost since the daemon before this one.
+                ids.extend(interface.theirs.take().map(|_| InterfaceId(*id)));
+            }
+            if self.on_loss == OnLoss::Drop {
+                state.interfaces.clear();
+            }
             // Calls that are not answered yet fail, and then nothing is told of their memory.
             let shms = std::mem::take(&mut state.shms).into_iter();
             let shared = shms.filter(|(_, is_shared)| *is_shared);
             (ids, shared.map(|(cookie, _)| cookie).collect())
         };
-        for id in ids.into_keys() {
-            let id = InterfaceId(id);
-            self.events.event(Event::DeviceDropped { id });
+        for id in ids {
+            self.events.event(match self.on_loss {
+                OnLoss::Keep => Event::DeviceLost { id },
+                OnLoss::Drop => Event::DeviceDropped { id },
+            });
         }
         cookies
     }
@@ -143,23 +174,53 @@ impl Session {
 }
 
 impl State {
-    /// Our id for the daemon's: the same number, unless that was given before. `None` for an
-    /// interface that is known.
-    fn add_interface(&mut self, theirs: InterfaceId) -> Option<InterfaceId> {
+    /// Our id for the daemon's: that of the interface which was lost in this place, else the same
+    /// number, unless that was given before. `None` for an interface that is known.
+    fn add_interface(
+        &mut self,
+        theirs: InterfaceId,
+        kind: &str,
+        place: &str,
+    ) -> Option<InterfaceId> {
         if self.our_id(theirs).is_some() {
             return None;
+        }
+        let returns = |lost: &Interface| {
+            lost.theirs.is_none() && lost.kind == kind && lost.place == place && !place.is_empty()
+        };
+        let mut interfaces = self.interfaces.iter_mut();
+        if let Some((ours, lost)) = interfaces.find(|(_, interface)| returns(interface)) {
+            lost.theirs = Some(theirs);
+            return Some(InterfaceId(*ours));
         }
         let ours = theirs.0.max(self.next_id);
         // The last number is never given, as on any bus.
         self.next_id = ours.checked_add(1)?;
-        self.interfaces.insert(ours, theirs);
+        let interface = Interface {
+            theirs: Some(theirs),
+            kind: kind.to_owned(),
+            place: place.to_owned(),
+        };
+        self.interfaces.insert(ours, interface);
         Some(InterfaceId(ours))
     }
 
     fn our_id(&self, theirs: InterfaceId) -> Option<InterfaceId> {
         let mut interfaces = self.interfaces.iter();
-        let (ours, _) = interfaces.find(|(_, id)| **id == theirs)?;
+        let (ours, _) = interfaces.find(|(_, interface)| interface.theirs == Some(theirs))?;
         Some(InterfaceId(*ours))
+    }
+
+    /// Takes out what is lost.
+    fn take_missing(&mut self) -> Vec<InterfaceId> {
+        let mut missing = Vec::new();
+        self.interfaces.retain(|id, interface| {
+            if interface.theirs.is_none() {
+                missing.push(InterfaceId(*id));
+            }
+            interface.theirs.is_some()
+        });
+        missing
     }
 
     fn uses(&self, remote: &Arc<Remote>) -> bool {
@@ -180,8 +241,9 @@ impl Verbs for Session {
     fn open(&self, id: InterfaceId, version: u32) -> Result<Handle, Errno> {
         let (remote, theirs) = {
             let state = self.lock();
-            let theirs = state.interfaces.get(&id.0).ok_or(Errno::NOENT)?;
-            (state.remote.clone().ok_or(Errno::NODEV)?, *theirs)
+            let interface = state.interfaces.get(&id.0).ok_or(Errno::NOENT)?;
+            let remote = state.remote.clone().ok_or(Errno::NODEV)?;
+            (remote, interface.theirs.ok_or(Errno::NODEV)?)
         };
         let opened = remote.open(theirs, version).map_err(as_dropped)?;
         let mut state = self.lock();

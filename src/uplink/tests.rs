@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use alacrity_devices::GuestRam;
 use alacrity_devices::tap::Tap;
-use alacrity_devices::vbus_pci::Uplink;
+use alacrity_devices::vbus_pci::{OnLoss, Uplink};
 use alacrity_devices::venet::LoopbackClass;
 use alacrity_devices::venet::driver::{Buffers, DriverError, Options, Venet};
 use rustix::io::Errno;
@@ -61,9 +61,13 @@ impl Verbs for Guest {
 
 impl Guest {
     fn attach(uplink: &dyn Uplink, ram: &GuestRam) -> Self {
+        Self::attach_with(uplink, ram, OnLoss::Keep)
+    }
+
+    fn attach_with(uplink: &dyn Uplink, ram: &GuestRam, on_loss: OnLoss) -> Self {
         let log = Arc::new(Log::default());
         Guest {
-            verbs: uplink.attach(Arc::clone(&log) as _).unwrap(),
+            verbs: uplink.attach(Arc::clone(&log) as _, on_loss).unwrap(),
             log,
             ram: ram.clone(),
         }
@@ -81,6 +85,13 @@ impl Guest {
             _ => None,
         });
         ids.collect()
+    }
+
+    fn has_lost(&self, id: u32) -> bool {
+        let lost = Event::DeviceLost {
+            id: InterfaceId(id),
+        };
+        self.events().contains(&lost)
     }
 
     fn has_dropped(&self, id: u32) -> bool {
@@ -400,13 +411,100 @@ mod daemon {
     }
 
     #[test]
-    fn interfaces_return_under_new_ids_when_the_daemon_does() {
+    fn interfaces_are_lost_with_the_daemon_and_return_with_it() {
+        let site = Site::new();
+        let (host, server) = site.daemon(&["bus"]);
+        let ram = ram();
+        let uplink = site.uplink("bus", &ram);
+        let guest = Guest::attach(&uplink, &ram);
+        wait_until("no interface", || guest.added() == [0]);
+        let mut old = guest.open(0, 0).unwrap();
+        assert_loops(&mut old, 1);
+
+        drop((server, host));
+        wait_until("the guest was not told", || guest.has_lost(0));
+        let opened = guest.verbs.open(InterfaceId(0), vbus::abi::venet::VERSION);
+        assert_eq!(opened, Err(Errno::NODEV));
+        wait_until("memory is not let go", || guest.num_closed() == 2);
+        let (_host, _server) = site.daemon(&["bus"]);
+
+        wait_until("it did not return", || guest.added() == [0, 0]);
+        assert!(old.link_up().is_err(), "an old connection works");
+        old.close().unwrap();
+        assert_loops(&mut guest.open(0, 1).unwrap(), 2);
+        assert!(!guest.has_dropped(0));
+    }
+
+    #[test]
+    fn what_the_daemon_comes_back_without_is_dropped() {
+        let site = Site::new();
+        let (host, server) = site.daemon(&["bus"]);
+        add(&host, "bus", "gone");
+        add(&host, "bus", "stays");
+        // On the bus it is called by its link.
+        host.unlink("bus", "stays").unwrap();
+        host.link("bus", "moved", "stays").unwrap();
+        let ram = ram();
+        let uplink = site.uplink("bus", &ram);
+        let guest = Guest::attach(&uplink, &ram);
+        wait_until("no interfaces", || guest.added() == [0, 1, 3]);
+        drop((server, host));
+        wait_until("the guest was not told", || guest.has_lost(3));
+
+        // In another order, and with a device of another kind in one of the places.
+        let host = Host::new();
+        host.register_class(Arc::new(LoopbackClass)).unwrap();
+        host.register_class(Arc::new(SleeperClass)).unwrap();
+        host.create_bus("bus").unwrap();
+        host.create_device("bus-dev").unwrap();
+        host.set_type("bus-dev", "sleeper").unwrap();
+        for (link, device) in [("new", "first"), ("moved", "other")] {
+            host.create_device(device).unwrap();
+            host.set_type(device, "venet-loopback").unwrap();
+            host.link("bus", link, device).unwrap();
+        }
+        host.link("bus", "bus-dev", "bus-dev").unwrap();
+        let _server = Server::bind(&site.socket(), Arc::clone(&host)).unwrap();
+
+        wait_until("not all came", || guest.added().len() == 6);
+        wait_until("not all left", || guest.has_dropped(1));
+        assert_eq!(guest.added(), [0, 1, 3, 4, 3, 5]);
+        let dropped: Vec<_> = (0..6).filter(|id| guest.has_dropped(*id)).collect();
+        assert_eq!(dropped, [0, 1]);
+        assert_loops(&mut guest.open(3, 0).unwrap(), 3);
+        host.unlink("bus", "moved").unwrap();
+        wait_until("its new daemon cannot drop it", || guest.has_dropped(3));
+    }
+
+    #[test]
+    fn daemon_that_dies_again_and_again_loses_nothing_of_the_guests() {
+        let site = Site::new();
+        let ram = ram();
+        let mut daemon = Some(site.daemon(&["bus"]));
+        let uplink = site.uplink("bus", &ram);
+        let guest = Guest::attach(&uplink, &ram);
+        for round in 1..6 {
+            wait_until("no interface", || guest.added().len() == round);
+            let mut venet = guest.open(0, 0).unwrap();
+            assert_loops(&mut venet, 1);
+            drop(daemon.take());
+            wait_until("memory is not let go", || guest.num_closed() == 2 * round);
+            venet.close().unwrap();
+            daemon = Some(site.daemon(&["bus"]));
+        }
+
+        assert!(guest.added().iter().all(|id| *id == 0));
+        assert!(!guest.has_dropped(0));
+    }
+
+    #[test]
+    fn guest_that_knows_no_loss_finds_interfaces_under_new_ids() {
         let site = Site::new();
         let (host, server) = site.daemon(&["bus"]);
         add(&host, "bus", "other");
         let ram = ram();
         let uplink = site.uplink("bus", &ram);
-        let guest = Guest::attach(&uplink, &ram);
+        let guest = Guest::attach_with(&uplink, &ram, OnLoss::Drop);
         wait_until("no interfaces", || guest.added() == [0, 1]);
         let mut venet = guest.open(0, 0).unwrap();
         assert_loops(&mut venet, 1);

@@ -90,6 +90,7 @@ mod remote;
 mod ring;
 
 pub use admin::{Admin, NodeKind, NodeStat};
+pub use inbox::Device;
 pub use remote::Remote;
 pub use ring::{Ring, RingRequest, RingSetupError, RingWaitError};
 

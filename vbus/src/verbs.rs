@@ -37,6 +37,17 @@ pub enum Event {
         id: InterfaceId,
         /// What it speaks, e.g. `virtual-ethernet`: picks the driver.
         kind: String,
+        /// Where it is plugged in: `LINK/INTERFACE`, by the names of the device's link to the bus and
+        /// of its interface. Stays the same over a restart of the host, which the id does not. Empty
+        /// if the host does not say.
+        place: String,
+    },
+    /// The host's end of an interface is gone, maybe for a while: all connections are as after
+    /// [`Event::DeviceDropped`]. What follows is [`Event::DeviceAdded`] of the same id and kind, or
+    /// [`Event::DeviceDropped`]. A host never says this of itself; whoever outlives it does.
+    DeviceLost {
+        /// As in [`Event::DeviceAdded`].
+        id: InterfaceId,
     },
     /// An interface left the bus, or this client was cut off from it. Of an open connection only
     /// `close` works from now on.

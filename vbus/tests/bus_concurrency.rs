@@ -87,6 +87,7 @@ fn follow(events: Vec<Event>, present: &mut Vec<InterfaceId>, last: &mut Option<
                 let idx = present.iter().position(|own| *own == id);
                 present.swap_remove(idx.expect("dropped twice, or never added"));
             }
+            Event::DeviceLost { .. } => panic!("a host does not say that"),
             Event::Signal { .. } | Event::ShmClosed { .. } => {}
         }
     }

@@ -138,10 +138,12 @@ struct World {
     next_cookie: u64,
 }
 
-fn added(id: u32) -> Event {
+fn added(id: u32, link: &str) -> Event {
+    let interface = ["default", "other1"][id as usize % NUM_INTERFACES as usize];
     Event::DeviceAdded {
         id: InterfaceId(id),
         kind: ECHO_KIND.into(),
+        place: format!("{link}/{interface}"),
     }
 }
 
@@ -258,7 +260,7 @@ impl World {
         for id in model.next_id..model.next_id + NUM_INTERFACES {
             model.interfaces.insert(id, device.clone());
             let listeners = self.clients.iter_mut().filter(|client| client.bus == bus);
-            listeners.for_each(|client| client.device_events.push(added(id)));
+            listeners.for_each(|client| client.device_events.push(added(id, &link)));
         }
         model.next_id += NUM_INTERFACES;
         model.links.insert(link, device);
@@ -306,7 +308,12 @@ impl World {
         let log = EventLog::new();
         let real = member.attach(self.memory.clone(), log.clone()).unwrap();
         self.logs.push(log.clone());
-        let interfaces = self.buses[bus].interfaces.keys();
+        let model = &self.buses[bus];
+        let link_of = |device| {
+            let mut links = model.links.iter();
+            links.find(|(_, own)| *own == device).unwrap().0
+        };
+        let interfaces = model.interfaces.iter();
         self.clients.push(ClientModel {
             real,
             log,
@@ -314,7 +321,9 @@ impl World {
             bus: bus.clone(),
             handles: Vec::new(),
             cut_off: BTreeSet::new(),
-            device_events: interfaces.map(|id| added(*id)).collect(),
+            device_events: interfaces
+                .map(|(id, device)| added(*id, link_of(device)))
+                .collect(),
             closed: BTreeSet::new(),
         });
     }

@@ -16,10 +16,11 @@ use vbus::device::{Device, DeviceClass, Interface, InterfaceOffer};
 use vbus::test_utils::{ECHO_KIND, EchoClass, EventLog, add_echo, echo_host, ram};
 use vbus::verbs::{Event, InterfaceId};
 
-fn added(id: u32) -> Event {
+fn added(id: u32, place: &str) -> Event {
     Event::DeviceAdded {
         id: InterfaceId(id),
         kind: ECHO_KIND.into(),
+        place: place.into(),
     }
 }
 
@@ -135,11 +136,13 @@ fn ids_count_up_per_bus_and_do_not_come_back() {
     add_echo(&host, "one", "a");
     add_echo(&host, "one", "b");
     host.unlink("one", "a").unwrap();
-    host.link("one", "a", "a").unwrap();
+    host.link("one", "again", "a").unwrap();
     host.link("two", "a", "a").unwrap();
 
-    assert_eq!(log.take(), [added(0), added(1), dropped(0), added(2)]);
-    assert_eq!(other_log.take(), [added(0)]);
+    let (first, second) = (added(0, "a/default"), added(1, "b/default"));
+    let third = added(2, "again/default");
+    assert_eq!(log.take(), [first.clone(), second, dropped(0), third]);
+    assert_eq!(other_log.take(), [first]);
 }
 
 #[test]
@@ -155,7 +158,11 @@ fn late_listener_sees_all_interfaces_in_ascending_order() {
 
     let (_client, log) = listen(&host, "bus", 1);
 
-    assert_eq!(log.take(), [0, 1, 2, 6, 7, 8].map(added));
+    let ids = log.take().into_iter().map(|event| match event {
+        Event::DeviceAdded { id, .. } => id.0,
+        event => panic!("{event:?}"),
+    });
+    assert_eq!(ids.collect::<Vec<_>>(), [0, 1, 2, 6, 7, 8]);
     host.unlink("bus", "c").unwrap();
     assert_eq!(log.take(), [6, 7, 8].map(dropped));
 }

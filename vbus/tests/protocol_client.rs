@@ -43,9 +43,10 @@ fn devices_are_known_after_joining() {
     let expected = [(ECHO, ECHO_KIND), (RING, "ring-echo")];
     let expected = expected.map(|(id, kind)| (id, kind.to_owned()));
     assert_eq!(devices, expected);
-    for (id, kind) in expected {
+    for ((id, kind), place) in expected.into_iter().zip(["echo0/default", "ring0/default"]) {
+        let place = place.to_owned();
         let event = bus.try_next_event().unwrap();
-        assert_eq!(event, Some(Event::DeviceAdded { id, kind }));
+        assert_eq!(event, Some(Event::DeviceAdded { id, kind, place }));
     }
     assert_eq!(bus.try_next_event(), Ok(None));
     assert!(!readable(bus.as_fd(), NO_TIME));
@@ -60,10 +61,10 @@ fn device_that_comes_and_goes_is_told() {
 
     add_echo(&lab.host, "bus0", "echo1");
     assert!(readable(bus.as_fd(), DEADLINE));
-    let kind = ECHO_KIND.to_owned();
+    let (kind, place) = (ECHO_KIND.to_owned(), "echo1/default".to_owned());
     assert_eq!(
         bus.next_event(DEADLINE),
-        Ok(Some(Event::DeviceAdded { id, kind }))
+        Ok(Some(Event::DeviceAdded { id, kind, place }))
     );
     lab.host.unlink("bus0", "echo1").unwrap();
 

@@ -1,17 +1,19 @@
 //! Events that wait for an empty slot, in order.
 //!
 //! What bounds it: there are at most two entries of a shm (a signal, its end), and shms are limited;
-//! at most one entry of an interface, since one that came and left before either was told is not
-//! told at all. Of the interfaces in it some are on the bus, and the guest was told that the others
-//! are, all at one time: so there are at most twice as many as there have been at a time.
+//! at most two of an interface (`interfaces`). Of the interfaces in it some are on the bus, and the
+//! guest was told that the others are, all at one time: so there are at most twice as many as there
+//! have been at a time.
 
 use std::collections::VecDeque;
 
 /// An event in a backlog.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Entry {
-    /// The interface with this id came.
+    /// The interface with this id came, or came back.
     Added(u32),
+    /// The host's end of the interface with this id is gone.
+    Lost(u32),
     /// The interface with this id left.
     Dropped(u32),
     /// The shm with this cookie of ours was signalled.

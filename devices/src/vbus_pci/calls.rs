@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rustix::io::Errno;
 use vbus::abi::pci::{
     Channel, Close, DeviceCall, DeviceInfo, EventQueue as EventQueueArgs, KIND_BYTES,
-    MAX_CALL_BYTES, NO_SIGNAL, NO_VECTOR, NUM_VECTORS, Negotiate, Open, Shm, VERSION, func,
+    MAX_CALL_BYTES, NO_SIGNAL, NO_VECTOR, NUM_VECTORS, Negotiate, Open, Shm, VERSION, cap, func,
 };
 use vbus::memory::{Region, RegionError};
 use vbus::verbs::{InterfaceId, ShmRequest, SignalRequest, Verbs, WakeUp};
@@ -13,9 +13,9 @@ use vm_memory::GuestAddress;
 
 use super::connector::{Connector, Phase, Session};
 use super::events::EventWakeUp;
-use super::lock;
 use super::mailbox::{Args, read_bytes, write_bytes};
 use super::queue::EventQueue;
+use super::{OnLoss, lock};
 
 impl Connector {
     /// A call that changes what the session is; no other call runs meanwhile.
@@ -71,7 +71,7 @@ impl Connector {
             return Err(Errno::INVAL);
         }
         let events = Arc::clone(&session.events);
-        session.verbs = Some(self.uplink().attach(events)?);
+        session.verbs = Some(self.uplink().attach(events, session.on_loss)?);
         session.phase = Phase::Started;
         Ok(0)
     }
@@ -168,7 +168,11 @@ fn negotiate(session: &mut Session, args: &mut Args) -> Result<u32, Errno> {
     if negotiate.version.get() != VERSION {
         return Err(Errno::INVAL);
     }
-    negotiate.capabilities = 0.into(); // None is defined yet.
+    let given = negotiate.capabilities.get() & cap::DEVICE_LOST;
+    if given & cap::DEVICE_LOST != 0 {
+        session.on_loss = OnLoss::Keep;
+    }
+    negotiate.capabilities = given.into();
     args.set(&negotiate);
     session.phase = Phase::Negotiated;
     Ok(0)

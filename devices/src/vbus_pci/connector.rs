@@ -17,7 +17,7 @@ use super::events::{Events, Surroundings};
 use super::mailbox::{Args, Mailbox};
 use super::metrics::VbusPciMetrics;
 use super::wires::{Signals, Vectors};
-use super::{Uplink, lock};
+use super::{OnLoss, Uplink, lock};
 use crate::GuestRam;
 
 /// Connections of one session at a time.
@@ -42,6 +42,8 @@ pub(super) struct Connector {
 /// What a guest did since the last reset.
 pub(super) struct Session {
     pub phase: Phase,
+    /// As negotiated.
+    pub on_loss: OnLoss,
     pub events: Arc<Events>,
     /// Once it is started.
     pub verbs: Option<Arc<dyn Verbs + Send + Sync>>,
@@ -107,6 +109,7 @@ impl Session {
     fn new(around: &Surroundings) -> Self {
         Session {
             phase: Phase::Initial,
+            on_loss: OnLoss::default(),
             events: Events::new(around.clone()),
             verbs: None,
             handles: Mutex::default(),

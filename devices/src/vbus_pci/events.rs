@@ -12,6 +12,7 @@ use vbus::verbs::{Event, EventSink, WakeUp};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::backlog::{Backlog, Entry};
+use super::interfaces::Interfaces;
 use super::lock;
 use super::metrics::VbusPciMetrics;
 use super::queue::{BATCH, EventQueue};
@@ -57,8 +58,7 @@ enum Phase {
 struct State {
     phase: Phase,
     lanes: Vec<Lane>,
-    /// What the interfaces on the bus speak.
-    kinds: BTreeMap<u32, String>,
+    interfaces: Interfaces,
     /// By our cookie.
     shms: BTreeMap<u64, ShmRecord>,
 }
@@ -97,7 +97,7 @@ impl Events {
             state: Mutex::new(State {
                 phase: Phase::Open,
                 lanes: (0..NUM_EVENT_QUEUES).map(|_| Lane::default()).collect(),
-                kinds: BTreeMap::new(),
+                interfaces: Interfaces::default(),
                 shms: BTreeMap::new(),
             }),
             closed: Condvar::new(),
@@ -134,7 +134,8 @@ impl Events {
 
     /// What the interface `id` speaks.
     pub fn kind(&self, id: u32) -> Option<String> {
-        lock(&self.state).kinds.get(&id).cloned()
+        let state = lock(&self.state);
+        state.interfaces.kind(id).map(str::to_owned)
     }
 
     /// The guest rang for queue `number`: there may be empty slots.
@@ -212,7 +213,7 @@ impl Events {
     fn shut(&self, state: &mut State, phase: Phase) {
         state.phase = phase;
         state.lanes.clear();
-        state.kinds.clear();
+        state.interfaces.clear();
         state.shms.retain(|_, shm| !shm.is_closed);
         self.closed.notify_all();
     }
@@ -251,29 +252,17 @@ impl Events {
         }
     }
 
-    fn device_added(&self, id: u32, kind: String) {
-        let mut state = lock(&self.state);
-        if state.phase == Phase::Open && state.kinds.insert(id, kind).is_none() {
-            self.push_of_devices(&mut state, Entry::Added(id));
-        }
-    }
-
-    fn device_dropped(&self, id: u32) {
-        let mut state = lock(&self.state);
-        if state.kinds.remove(&id).is_none() {
-            return;
-        }
-        let lane = state.lanes.last_mut();
-        if lane.is_some_and(|lane| lane.backlog.take_back(Entry::Added(id))) {
-            self.around.metrics.coalesced_events.add(2);
-        } else {
-            self.push_of_devices(&mut state, Entry::Dropped(id));
-        }
-    }
-
-    fn push_of_devices(&self, state: &mut State, entry: Entry) {
+    /// Makes a change to the interfaces, which answers how many events it left out.
+    fn change(&self, change: impl FnOnce(&mut Interfaces, &mut Backlog) -> u64) {
+        let mut guard = lock(&self.state);
+        let state = &mut *guard;
         let lane_idx = usize::try_from(DEVICES_QUEUE).unwrap_or(0);
-        self.push(state, lane_idx, entry);
+        // None once it is over.
+        if let Some(lane) = state.lanes.get_mut(lane_idx) {
+            let num_left_out = change(&mut state.interfaces, &mut lane.backlog);
+            self.around.metrics.coalesced_events.add(num_left_out);
+            self.flush(state, lane_idx);
+        }
     }
 
     fn push(&self, state: &mut State, lane_idx: usize, entry: Entry) {
@@ -297,7 +286,12 @@ impl Events {
     }
 
     fn try_flush(&self, state: &mut State, lane_idx: usize) -> Result<(), RingFault> {
-        let State { lanes, shms, .. } = state;
+        let State {
+            lanes,
+            interfaces,
+            shms,
+            ..
+        } = state;
         let Some(lane) = lanes.get_mut(lane_idx) else {
             return Ok(());
         };
@@ -314,7 +308,7 @@ impl Events {
             }
             let delivery = queue.tell(slots.get(..num_slots).unwrap_or_default())?;
             for entry in backlog.pop(delivery.num_told) {
-                self.told(entry, shms);
+                self.told(entry, interfaces, shms);
             }
             if delivery.must_interrupt
                 && let Some(irqfd) = self.around.vectors.irqfd(queue.vector)
@@ -343,10 +337,14 @@ impl Events {
     }
 
     /// An entry left the backlog.
-    fn told(&self, entry: Entry, shms: &mut BTreeMap<u64, ShmRecord>) {
+    fn told(&self, entry: Entry, interfaces: &mut Interfaces, shms: &mut BTreeMap<u64, ShmRecord>) {
         let metrics = &self.around.metrics;
         match entry {
-            Entry::Added(_) => metrics.devices_added.add(1),
+            Entry::Added(id) => {
+                metrics.devices_added.add(1);
+                interfaces.told(id);
+            }
+            Entry::Lost(_) => metrics.devices_lost.add(1),
             Entry::Dropped(_) => metrics.devices_dropped.add(1),
             Entry::Signal(cookie) => {
                 metrics.signals.add(1);
@@ -367,6 +365,7 @@ fn as_slot(entry: Entry, shms: &BTreeMap<u64, ShmRecord>) -> Slot {
     let guest_cookie = |cookie| shms.get(&cookie).map_or(0, |shm| shm.guest_cookie);
     let (kind, addr) = match entry {
         Entry::Added(id) => (event::DEVICE_ADDED, id.into()),
+        Entry::Lost(id) => (event::DEVICE_LOST, id.into()),
         Entry::Dropped(id) => (event::DEVICE_DROPPED, id.into()),
         Entry::Signal(cookie) => (event::SIGNAL, guest_cookie(cookie)),
         Entry::Closed(cookie) => (event::SHM_CLOSED, guest_cookie(cookie)),
@@ -381,8 +380,15 @@ fn as_slot(entry: Entry, shms: &BTreeMap<u64, ShmRecord>) -> Slot {
 impl EventSink for Events {
     fn event(&self, event: Event) {
         match event {
-            Event::DeviceAdded { id, kind } => self.device_added(id.0, kind),
-            Event::DeviceDropped { id } => self.device_dropped(id.0),
+            Event::DeviceAdded { id, kind, .. } => {
+                self.change(|interfaces, backlog| interfaces.add(id.0, kind, backlog))
+            }
+            Event::DeviceLost { id } => {
+                self.change(|interfaces, backlog| interfaces.lose(id.0, backlog));
+            }
+            Event::DeviceDropped { id } => {
+                self.change(|interfaces, backlog| interfaces.remove(id.0, backlog));
+            }
             Event::Signal { cookie } => self.signalled(cookie),
             Event::ShmClosed { cookie } => self.shm_closed(cookie),
         }

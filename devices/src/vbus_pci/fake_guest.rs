@@ -17,7 +17,7 @@ use vbus::verbs::{EventSink, Verbs};
 use vm_memory::{Bytes, GuestAddress};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
-use super::{Uplink, VbusPci, lock};
+use super::{OnLoss, Uplink, VbusPci, lock};
 use crate::GuestRam;
 use crate::pci::PciFunction;
 use crate::test_utils::FakeVectors;
@@ -43,7 +43,11 @@ struct TestUplink {
 }
 
 impl Uplink for TestUplink {
-    fn attach(&self, events: Arc<dyn EventSink>) -> Result<Arc<dyn Verbs + Send + Sync>, Errno> {
+    fn attach(
+        &self,
+        events: Arc<dyn EventSink>,
+        _on_loss: OnLoss,
+    ) -> Result<Arc<dyn Verbs + Send + Sync>, Errno> {
         let member = self.host.join("bus", 1)?;
         let client = member.attach(Arc::new(self.ram.clone()), events)?;
         Ok(Arc::new(client))

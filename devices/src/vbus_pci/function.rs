@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use vbus::abi::pci::{
     CLASS, DEVICE_ID, MAGIC, MSIX_BAR, NUM_CHANNELS, NUM_EVENT_QUEUES, NUM_SIGNALS, NUM_VECTORS,
     PORTS_BAR, PORTS_BAR_BYTES, REGISTERS_BAR, REGISTERS_BAR_BYTES, REVISION, Registers, VENDOR_ID,
-    VERSION, port,
+    VERSION, cap, port,
 };
 use zerocopy::IntoBytes;
 
@@ -105,7 +105,7 @@ impl VbusPci {
         Registers {
             magic: MAGIC.into(),
             version: VERSION.into(),
-            capabilities: 0.into(),
+            capabilities: cap::DEVICE_LOST.into(),
             num_event_queues: NUM_EVENT_QUEUES.into(),
             num_signals: NUM_SIGNALS.into(),
             num_vectors: NUM_VECTORS.into(),

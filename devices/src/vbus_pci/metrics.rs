@@ -17,16 +17,18 @@ pub struct VbusPciMetrics {
     pub unanswered_calls: Counter,
     /// Resets: by the register, by the end of bus mastering, or of the whole function.
     pub resets: Counter,
-    /// Events told: an interface came.
+    /// Events told: an interface came, or came back.
     pub devices_added: Counter,
+    /// Events told: the host's end of an interface is gone.
+    pub devices_lost: Counter,
     /// Events told: an interface left.
     pub devices_dropped: Counter,
     /// Events told: a signal without a vector of its own.
     pub signals: Counter,
     /// Events told: shared memory was let go.
     pub shms_closed: Counter,
-    /// Events that were left out: an interface that came and left before either was told, a signal
-    /// that was to be told already.
+    /// Events that were left out: an interface that came and left, or was lost and came back, before
+    /// that was told, a signal that was to be told already.
     pub coalesced_events: Counter,
     /// Interrupts for events.
     pub event_interrupts: Counter,

@@ -11,6 +11,7 @@
 //! | `calls` | what each call does |
 //! | `mailbox` | a call in guest memory |
 //! | `events` | what the bus says, and the shms it can say it of |
+//! | `interfaces` | what the guest is to be told of interfaces |
 //! | `backlog` | events that wait for an empty slot |
 //! | `queue` | one event queue of the guest |
 //! | `wires` | interrupts and doorbells |
@@ -40,6 +41,7 @@ pub mod fake_guest;
 mod function;
 #[cfg(any(test, feature = "test-utils"))]
 pub mod fuzz;
+mod interfaces;
 mod mailbox;
 mod metrics;
 mod queue;
@@ -50,10 +52,23 @@ mod wires;
 pub use function::VbusPci;
 pub use metrics::VbusPciMetrics;
 
+/// What becomes of the interfaces of a client when the bus goes away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnLoss {
+    /// They are dropped. What a bus that came back has on it is new.
+    #[default]
+    Drop,
+    /// They are lost ([`vbus::verbs::Event::DeviceLost`]), and go on under their ids if the bus comes
+    /// back with them.
+    Keep,
+}
+
 /// The bus behind a connector: in this process, or in a daemon.
 pub trait Uplink: Send + Sync {
     /// Attaches to the bus as a new client, which is let go by dropping the verbs. Events of that
     /// client go to `events` from before this returns.
+    ///
+    /// A bus that cannot go away does not look at `on_loss`.
     ///
     /// Ids, handles and cookies of the verbs are never used again by them. Each shm that the bus
     /// took gets its [`vbus::verbs::Event::ShmClosed`], also when the bus goes away: until then the
@@ -62,7 +77,11 @@ pub trait Uplink: Send + Sync {
     ///
     /// # Errors
     /// The bus is gone, or takes no more clients. No event follows then.
-    fn attach(&self, events: Arc<dyn EventSink>) -> Result<Arc<dyn Verbs + Send + Sync>, Errno>;
+    fn attach(
+        &self,
+        events: Arc<dyn EventSink>,
+        on_loss: OnLoss,
+    ) -> Result<Arc<dyn Verbs + Send + Sync>, Errno>;
 }
 
 /// Why a connector cannot be made.

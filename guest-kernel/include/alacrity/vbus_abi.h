@@ -129,11 +129,18 @@ struct vbus_ring_slot {
 /* Most bytes of DeviceCall::len. */
 #define VBUS_PCI_MAX_CALL_BYTES	(64U << 10)
 
+/* Bits of Registers::capabilities and Negotiate::capabilities. */
+/*
+ * An interface whose host is gone is DEVICE_LOST and keeps its id if it returns. Else it is
+ * DEVICE_DROPPED, and what comes later has another id.
+ */
+#define VBUS_PCI_CAP_DEVICE_LOST	(1ULL << 0)
+
 /**
  * struct vbus_pci_registers - BAR 0. All registers but the last two are read-only.
  * @magic: MAGIC.
  * @version: VERSION.
- * @capabilities: Capabilities offered.
+ * @capabilities: Capabilities offered: VBUS_PCI_CAP_*.
  * @num_event_queues: NUM_EVENT_QUEUES.
  * @num_signals: NUM_SIGNALS.
  * @num_vectors: NUM_VECTORS.
@@ -183,7 +190,9 @@ struct vbus_pci_registers {
 #define VBUS_PCI_FUNC_CLOSE	8
 
 /* What a slot of an event queue returns in meta[0]; its addr is the id or cookie. */
-/* An interface is on the bus: addr is its id. */
+/*
+ * An interface is on the bus, for the first time or again after DEVICE_LOST: addr is its id.
+ */
 #define VBUS_PCI_EVENT_DEVICE_ADDED	0
 /* An interface left the bus, or this guest was cut off from it: addr is its id. */
 #define VBUS_PCI_EVENT_DEVICE_DROPPED	1
@@ -191,6 +200,11 @@ struct vbus_pci_registers {
 #define VBUS_PCI_EVENT_SIGNAL	2
 /* The host will not touch this shared memory again: addr is the cookie. */
 #define VBUS_PCI_EVENT_SHM_CLOSED	3
+/*
+ * The host's end of an interface is gone, and with it all connections: addr is its id. It comes back
+ * with DEVICE_ADDED, or ends with DEVICE_DROPPED. Only with VBUS_PCI_CAP_DEVICE_LOST.
+ */
+#define VBUS_PCI_EVENT_DEVICE_LOST	4
 
 /**
  * struct vbus_pci_call - A call: in guest memory, at a multiple of 64, inside one page.
@@ -208,7 +222,7 @@ struct vbus_pci_call {
  * struct vbus_pci_negotiate - Arguments of NEGOTIATE.
  * @version: VERSION, else EINVAL.
  * @reserved: Zero.
- * @capabilities: In: wanted. Out: given. None is defined yet: 0.
+ * @capabilities: In: wanted. Out: given. VBUS_PCI_CAP_*.
  */
 struct vbus_pci_negotiate {
 	__le32 version;

@@ -50,6 +50,13 @@ pub const KIND_BYTES: usize = 64;
 /// Most bytes of [`DeviceCall::len`].
 pub const MAX_CALL_BYTES: u32 = 64 << 10;
 
+/// Bits of [`Registers::capabilities`] and [`Negotiate::capabilities`].
+pub mod cap {
+    /// An interface whose host is gone is [`super::event::DEVICE_LOST`] and keeps its id if it
+    /// returns. Else it is [`super::event::DEVICE_DROPPED`], and what comes later has another id.
+    pub const DEVICE_LOST: u64 = 1 << 0;
+}
+
 /// BAR 0. All registers but the last two are read-only.
 #[repr(C, align(8))]
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -58,7 +65,7 @@ pub struct Registers {
     pub magic: U32,
     /// [`VERSION`].
     pub version: U32,
-    /// Capabilities offered.
+    /// Capabilities offered: [`cap`].
     pub capabilities: U64,
     /// [`NUM_EVENT_QUEUES`].
     pub num_event_queues: U32,
@@ -110,7 +117,8 @@ pub mod func {
 
 /// What a slot of an event queue returns in `meta[0]`; its `addr` is the id or cookie.
 pub mod event {
-    /// An interface is on the bus: `addr` is its id.
+    /// An interface is on the bus, for the first time or again after [`DEVICE_LOST`]: `addr` is its
+    /// id.
     pub const DEVICE_ADDED: u64 = 0;
     /// An interface left the bus, or this guest was cut off from it: `addr` is its id.
     pub const DEVICE_DROPPED: u64 = 1;
@@ -118,6 +126,10 @@ pub mod event {
     pub const SIGNAL: u64 = 2;
     /// The host will not touch this shared memory again: `addr` is the cookie.
     pub const SHM_CLOSED: u64 = 3;
+    /// The host's end of an interface is gone, and with it all connections: `addr` is its id. It comes
+    /// back with [`DEVICE_ADDED`], or ends with [`DEVICE_DROPPED`]. Only with
+    /// [`super::cap::DEVICE_LOST`].
+    pub const DEVICE_LOST: u64 = 4;
 }
 
 /// A call: in guest memory, at a multiple of 64, inside one page.
@@ -141,7 +153,7 @@ pub struct Negotiate {
     pub version: U32,
     /// Zero.
     pub reserved: U32,
-    /// In: wanted. Out: given. None is defined yet: 0.
+    /// In: wanted. Out: given. [`cap`].
     pub capabilities: U64,
 }
 

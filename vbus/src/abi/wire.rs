@@ -74,7 +74,7 @@ pub mod kind {
     /// Bit of an answer: the rest is the kind of the request. [`super::Answer`] comes first.
     pub const ANSWER: u16 = 0x8000;
 
-    /// [`super::DeviceAdded`] and the kind of the interface.
+    /// [`super::DeviceAdded`], the kind of the interface, and with [`super::cap::PLACES`] its place.
     pub const EVENT_DEVICE_ADDED: u16 = 0x4000;
     /// [`super::DeviceDropped`].
     pub const EVENT_DEVICE_DROPPED: u16 = 0x4001;
@@ -93,6 +93,8 @@ pub mod cap {
     pub const ADMIN: u64 = 1 << 1;
     /// `REPORT` is taken.
     pub const REPORT: u64 = 1 << 2;
+    /// Both know it: `EVENT_DEVICE_ADDED` tells the place of the interface too.
+    pub const PLACES: u64 = 1 << 3;
 }
 
 /// Bits of [`Shm::flags`]. Each of the first three stands for a descriptor, in this order.
@@ -298,12 +300,13 @@ layout! {
 }
 
 layout! {
-    /// Body of `EVENT_DEVICE_ADDED`, before the kind of the interface in UTF-8.
+    /// Body of `EVENT_DEVICE_ADDED`, before the kind of the interface, and with [`cap::PLACES`] its
+    /// place, in UTF-8, one behind the other.
     DeviceAdded, 8 {
         /// What to open.
         interface: U32,
-        /// Zero.
-        reserved: U32,
+        /// Bytes of the place; 0 without [`cap::PLACES`].
+        place_len: U32,
     }
 }
 

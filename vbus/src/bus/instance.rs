@@ -39,6 +39,8 @@ struct State {
 pub(crate) struct RegisteredInterface {
     pub id: InterfaceId,
     pub name: String,
+    /// Name of the device's link to this bus.
+    pub link: String,
     pub kind: &'static str,
     pub interface: Arc<dyn Interface>,
     pub shell: Arc<Shell>,
@@ -53,6 +55,7 @@ impl RegisteredInterface {
         Event::DeviceAdded {
             id: self.id,
             kind: self.kind.to_owned(),
+            place: format!("{}/{}", self.link, self.name),
         }
     }
 }
@@ -70,13 +73,15 @@ impl Bus {
         }
     }
 
-    /// Puts all of a device's interfaces on the bus, or none, and tells every listener.
+    /// Puts all of a device's interfaces on the bus by its link `link`, or none, and tells every
+    /// listener.
     ///
     /// # Errors
     /// `EINVAL`: bad names. `ENOSPC`: ids are used up.
     pub fn register(
         &self,
         shell: &Arc<Shell>,
+        link: &str,
         offers: Vec<InterfaceOffer>,
         idents: &Idents,
     ) -> Result<(), Errno> {
@@ -99,6 +104,7 @@ impl Bus {
             let interface = Arc::new(RegisteredInterface {
                 id,
                 name: offer.name,
+                link: link.to_owned(),
                 kind: offer.kind,
                 interface: offer.interface,
                 shell: Arc::clone(shell),
@@ -209,12 +215,12 @@ mod tests {
         let shell = Arc::new(Shell::new("a", &idents));
         lock(&bus.state).next_id = u32::MAX - 1;
 
-        let too_many = bus.register(&shell, offers(2), &idents);
+        let too_many = bus.register(&shell, "a", offers(2), &idents);
 
         assert_eq!(too_many, Err(Errno::NOSPC));
         assert!(bus.interfaces().is_empty());
-        assert_eq!(bus.register(&shell, offers(1), &idents), Ok(()));
-        let full = bus.register(&shell, offers(1), &idents);
+        assert_eq!(bus.register(&shell, "a", offers(1), &idents), Ok(()));
+        let full = bus.register(&shell, "a", offers(1), &idents);
         assert_eq!(full, Err(Errno::NOSPC));
         let ids: Vec<_> = bus.interfaces().iter().map(|own| own.id.0).collect();
         assert_eq!(ids, [u32::MAX - 1]);

@@ -32,7 +32,7 @@ impl Host {
         name::check(link)?;
         let (bus, shell) = self.reserve_link(bus, link, device)?;
         let result = match shell.typed() {
-            Some(typed) => self.connect(&bus, &shell, &*typed.device),
+            Some(typed) => self.connect(&bus, &shell, link, &*typed.device),
             None => Err(Errno::INVAL),
         };
         match result {
@@ -100,9 +100,15 @@ impl Host {
         Ok((Arc::clone(bus), Arc::clone(&device.shell)))
     }
 
-    fn connect(&self, bus: &Bus, shell: &Arc<Shell>, device: &dyn Device) -> Result<(), Errno> {
+    fn connect(
+        &self,
+        bus: &Bus,
+        shell: &Arc<Shell>,
+        link: &str,
+        device: &dyn Device,
+    ) -> Result<(), Errno> {
         let offers = device.connect_bus(&bus.name)?;
-        let result = bus.register(shell, offers, self.idents());
+        let result = bus.register(shell, link, offers, self.idents());
         if result.is_err() {
             device.disconnect_bus(&bus.name);
         }

@@ -8,11 +8,22 @@ use zerocopy::FromBytes;
 use crate::abi::wire::{Cookie, DeviceAdded, DeviceDropped, kind};
 use crate::verbs::{Event, Handle, InterfaceId, WakeUp};
 
+/// An interface on the bus.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    /// What to open.
+    pub id: InterfaceId,
+    /// What it speaks.
+    pub kind: String,
+    /// See [`Event::DeviceAdded`].
+    pub place: String,
+}
+
 /// Events that wait, and what follows from those that came.
 #[derive(Default)]
 pub struct Inbox {
     events: VecDeque<Event>,
-    devices: BTreeMap<InterfaceId, String>,
+    devices: BTreeMap<InterfaceId, Device>,
     connections: BTreeMap<Handle, InterfaceId>,
     /// Connections whose interface left the bus.
     dropped: Vec<Handle>,
@@ -28,9 +39,8 @@ impl Inbox {
         self.events.pop_front()
     }
 
-    pub fn devices(&self) -> Vec<(InterfaceId, String)> {
-        let devices = self.devices.iter();
-        devices.map(|(id, kind)| (*id, kind.clone())).collect()
+    pub fn devices(&self) -> Vec<Device> {
+        self.devices.values().cloned().collect()
     }
 
     pub fn opened(&mut self, handle: Handle, id: InterfaceId) {
@@ -75,15 +85,12 @@ impl Inbox {
         let cookie = || Cookie::read_from_bytes(body).map(|body| body.cookie.get());
         let event = match kind {
             kind::EVENT_DEVICE_ADDED => {
-                let Ok((head, kind)) = DeviceAdded::read_from_prefix(body) else {
+                let Some(device) = read_device(body) else {
                     return false;
                 };
-                let Ok(kind) = std::str::from_utf8(kind) else {
-                    return false;
-                };
-                let (id, kind) = (InterfaceId(head.interface.get()), kind.to_owned());
-                self.devices.insert(id, kind.clone());
-                Event::DeviceAdded { id, kind }
+                self.devices.insert(device.id, device.clone());
+                let Device { id, kind, place } = device;
+                Event::DeviceAdded { id, kind, place }
             }
             kind::EVENT_DEVICE_DROPPED => {
                 let Ok(body) = DeviceDropped::read_from_bytes(body) else {
@@ -121,4 +128,17 @@ impl Inbox {
         wake_ups.extend(concerned.map(|(_, wake_up)| Arc::clone(wake_up)));
         self.dropped.extend(lost);
     }
+}
+
+/// The body of `EVENT_DEVICE_ADDED`.
+fn read_device(body: &[u8]) -> Option<Device> {
+    let (head, texts) = DeviceAdded::read_from_prefix(body).ok()?;
+    let place_len = usize::try_from(head.place_len.get()).ok()?;
+    let (kind, place) = texts.split_at_checked(texts.len().checked_sub(place_len)?)?;
+    let text = |bytes| std::str::from_utf8(bytes).map(str::to_owned).ok();
+    Some(Device {
+        id: InterfaceId(head.interface.get()),
+        kind: text(kind)?,
+        place: text(place)?,
+    })
 }

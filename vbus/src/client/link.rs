@@ -16,8 +16,8 @@ use vmm_sys_util::eventfd::EventFd;
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::ClientError;
-use super::inbox::Inbox;
-use crate::abi::wire::{Answer, Hello, MAGIC, VERSION, Welcome, kind};
+use super::inbox::{Device, Inbox};
+use crate::abi::wire::{Answer, Hello, MAGIC, VERSION, Welcome, cap, kind};
 use crate::eventfd;
 use crate::verbs::{Event, Handle, InterfaceId, WakeUp};
 use crate::wire::{Packet, Socket, WireError, frame};
@@ -79,6 +79,7 @@ impl Link {
             magic: MAGIC.into(),
             min_version: VERSION.into(),
             max_version: VERSION.into(),
+            caps: cap::PLACES.into(),
             ..Hello::default()
         };
         let greeted = |source| ClientError::Greet { source };
@@ -274,8 +275,8 @@ impl Link {
         }
     }
 
-    /// Interfaces that are on the bus, with their kinds.
-    pub fn devices(&self) -> Vec<(InterfaceId, String)> {
+    /// Interfaces that are on the bus.
+    pub fn devices(&self) -> Vec<Device> {
         self.lock().inbox.devices()
     }
 

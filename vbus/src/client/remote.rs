@@ -11,6 +11,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use zerocopy::{FromBytes, IntoBytes};
 
+use super::inbox::Device;
 use super::link::Link;
 use crate::abi::wire::{
     Call, Close, MAX_TEXT_BYTES, MemAdd, MemDrop, Open, Opened, Shm, cap, kind, shm_flag,
@@ -54,6 +55,15 @@ impl Remote {
     /// # Errors
     /// `ECONNRESET`: the daemon is gone.
     pub fn devices(&self) -> Result<Vec<(InterfaceId, String)>, Errno> {
+        let devices = self.placed_devices()?.into_iter();
+        Ok(devices.map(|device| (device.id, device.kind)).collect())
+    }
+
+    /// As [`Remote::devices`], and where they are plugged in.
+    ///
+    /// # Errors
+    /// As of [`Remote::devices`].
+    pub fn placed_devices(&self) -> Result<Vec<Device>, Errno> {
         self.link.pump()?;
         Ok(self.link.devices())
     }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::io::Errno;
@@ -23,6 +24,8 @@ pub struct Outbox {
     socket: Arc<Socket>,
     /// Readable when the client's thread has to look: something waits, or the client is cut off.
     attention: EventFd,
+    /// The client knows `cap::PLACES`.
+    tells_places: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -50,6 +53,7 @@ impl Outbox {
         Ok(Arc::new(Outbox {
             socket,
             attention: EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?,
+            tells_places: AtomicBool::new(false),
             state: Mutex::default(),
         }))
     }
@@ -57,6 +61,11 @@ impl Outbox {
     /// Readable when [`Outbox::flush`] is due.
     pub fn attention(&self) -> BorrowedFd<'_> {
         eventfd::as_fd(&self.attention)
+    }
+
+    /// Tells places of interfaces from now on.
+    pub fn tell_places(&self) {
+        self.tells_places.store(true, Relaxed);
     }
 
     /// Makes [`Outbox::attention`] unreadable; call [`Outbox::flush`] afterwards.
@@ -187,12 +196,15 @@ impl State {
 impl EventSink for Outbox {
     fn event(&self, event: Event) {
         match event {
-            Event::DeviceAdded { id, kind } => {
+            Event::DeviceAdded { id, kind, place } => {
+                let is_told = self.tells_places.load(Relaxed);
+                let place = if is_told { place.as_str() } else { "" };
                 let head = DeviceAdded {
                     interface: id.0.into(),
-                    ..DeviceAdded::default()
+                    // Names are short.
+                    place_len: u32::try_from(place.len()).unwrap_or(0).into(),
                 };
-                let body = [head.as_bytes(), kind.as_bytes()];
+                let body = [head.as_bytes(), kind.as_bytes(), place.as_bytes()];
                 self.send(kind::EVENT_DEVICE_ADDED, 0, &body, None);
             }
             Event::DeviceDropped { id } => {
@@ -202,6 +214,8 @@ impl EventSink for Outbox {
                 };
                 self.send(kind::EVENT_DEVICE_DROPPED, 0, &[body.as_bytes()], None);
             }
+            // Nobody can say it of the bus that this is a part of.
+            Event::DeviceLost { .. } => {}
             Event::Signal { cookie } => self.cookie(kind::EVENT_SIGNAL, cookie),
             Event::ShmClosed { cookie } => self.cookie(kind::EVENT_SHM_CLOSED, cookie),
         }
@@ -236,6 +250,7 @@ impl WakeUp for MessageWakeUp {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::verbs::InterfaceId;
     use crate::wire::Packet;
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
@@ -262,6 +277,26 @@ mod tests {
         }
 
         assert_eq!(outbox.lock().queue.len(), 1 + 2);
+    }
+
+    #[test]
+    fn place_is_told_to_those_who_know_it() {
+        let (outbox, peer) = outbox();
+        let added = Event::DeviceAdded {
+            id: InterfaceId(7),
+            kind: "kind".into(),
+            place: "link/default".into(),
+        };
+        let told = || {
+            outbox.event(added.clone());
+            let mut packet = Packet::default();
+            peer.receive(&mut packet, false).unwrap();
+            packet.body().to_vec()
+        };
+
+        assert_eq!(told(), b"\x07\0\0\0\0\0\0\0kind");
+        outbox.tell_places();
+        assert_eq!(told(), b"\x07\0\0\0\x0c\0\0\0kindlink/default");
     }
 
     #[test]

@@ -153,7 +153,8 @@ impl Session {
             Request::Hello {
                 min_version,
                 max_version,
-            } => return self.greet(id, min_version, max_version),
+                caps,
+            } => return self.greet(id, (min_version, max_version), caps),
             Request::Tree { op, path, text } if self.peer.is_admin() => {
                 let tree = self.shared.host.tree();
                 admin::serve(&tree, &self.outbox, (id, op), path, text);
@@ -210,13 +211,16 @@ impl Session {
         Ok(())
     }
 
-    fn greet(&mut self, id: (u16, u64), min: u16, max: u16) -> Result<(), CutOff> {
+    fn greet(&mut self, id: (u16, u64), (min, max): (u16, u16), known: u64) -> Result<(), CutOff> {
         if !(min..=max).contains(&VERSION) {
             let result = Err(Errno::PROTONOSUPPORT);
             self.outbox.answer(id, result, [&[], &[]]);
             return Err(CutOff::Version { min, max });
         }
-        let mut caps = cap::REPORT;
+        let mut caps = cap::REPORT | cap::PLACES;
+        if known & cap::PLACES != 0 {
+            self.outbox.tell_places();
+        }
         if self.shared.probe.is_some() {
             caps |= cap::WAKE_UP_EVENTFD;
         }

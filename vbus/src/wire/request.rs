@@ -21,6 +21,8 @@ pub enum Request<'a> {
         min_version: u16,
         /// Newest.
         max_version: u16,
+        /// What the client knows: [`crate::abi::wire::cap`].
+        caps: u64,
     },
     /// Becomes a member of a bus.
     Join {
@@ -138,6 +140,7 @@ impl<'a> Request<'a> {
                 Request::Hello {
                     min_version: hello.min_version.get(),
                     max_version: hello.max_version.get(),
+                    caps: hello.caps.get(),
                 }
             }
             kind::JOIN if body.len() > MAX_NAME_BYTES => return Err(bad("bus name")),

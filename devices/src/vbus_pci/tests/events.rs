@@ -18,6 +18,19 @@ fn added(id: u64) -> (u64, u64) {
     (event::DEVICE_ADDED, id)
 }
 
+fn lost(id: u64) -> (u64, u64) {
+    (event::DEVICE_LOST, id)
+}
+
+/// What a bus says of an interface that came or came back.
+fn bus_adds(id: u32, kind: &str) -> Event {
+    Event::DeviceAdded {
+        id: InterfaceId(id),
+        kind: kind.to_owned(),
+        place: "a/default".to_owned(),
+    }
+}
+
 fn dropped(id: u64) -> (u64, u64) {
     (event::DEVICE_DROPPED, id)
 }
@@ -96,6 +109,38 @@ fn interface_that_comes_and_goes_untold_is_not_told() {
 
     assert_eq!(drain(&guest, DEVICES, 3), [added(0), added(1), dropped(0)]);
     assert_eq!(guest.function.metrics().coalesced_events.get(), 100);
+}
+
+#[test]
+fn lost_interface_returns_under_its_id_or_is_dropped() {
+    let guest = FakeGuest::started(2, 8);
+    guest.events(DEVICES);
+    let events = guest.function.connector().events();
+
+    for id in [0, 1].map(InterfaceId) {
+        events.event(Event::DeviceLost { id });
+    }
+    assert_eq!(guest.events(DEVICES), [lost(0), lost(1)]);
+    events.event(bus_adds(0, "echo"));
+    events.event(Event::DeviceDropped { id: InterfaceId(1) });
+
+    assert_eq!(guest.events(DEVICES), [added(0), dropped(1)]);
+    assert_eq!(guest.function.metrics().devices_lost.get(), 2);
+}
+
+#[test]
+fn bus_that_comes_and_goes_costs_a_guest_that_never_looks_little() {
+    let guest = FakeGuest::started(2, 2);
+    let events = guest.function.connector().events();
+    for _ in 0..1000 {
+        events.event(Event::DeviceLost { id: InterfaceId(0) });
+        events.event(bus_adds(0, "echo"));
+    }
+    events.event(Event::DeviceLost { id: InterfaceId(1) });
+
+    assert_eq!(events.backlog_len(DEVICES as usize), 3);
+    let expected = [added(0), added(1), lost(0), added(0), lost(1)];
+    assert_eq!(drain(&guest, DEVICES, 5), expected);
 }
 
 #[test]
@@ -244,9 +289,8 @@ fn what_the_bus_should_not_say_is_not_told() {
     events.event(Event::Signal { cookie: 1 });
     events.event(Event::ShmClosed { cookie: 1 });
     events.event(Event::DeviceDropped { id: InterfaceId(7) });
-    let kind = "again".to_owned();
-    let id = InterfaceId(0);
-    events.event(Event::DeviceAdded { id, kind });
+    events.event(Event::DeviceLost { id: InterfaceId(7) });
+    events.event(bus_adds(0, "again"));
 
     for queue in 0..NUM_EVENT_QUEUES {
         assert!(guest.events(queue).is_empty());

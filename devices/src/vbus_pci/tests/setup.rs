@@ -3,7 +3,7 @@
 use rustix::io::Errno;
 use vbus::abi::pci::{
     Channel, EventQueue, MAGIC, NUM_CHANNELS, NUM_EVENT_QUEUES, NUM_SIGNALS, NUM_VECTORS,
-    Negotiate, PORTS_BAR, REGISTERS_BAR, Registers, VERSION, event, func, port,
+    Negotiate, PORTS_BAR, REGISTERS_BAR, Registers, VERSION, cap, event, func, port,
 };
 use vm_memory::{Bytes, GuestAddress};
 use zerocopy::{FromBytes, FromZeros};
@@ -46,7 +46,7 @@ fn registers_say_what_there_is_and_cannot_be_changed() {
     let registers = registers(&guest);
     assert_eq!(registers.magic.get(), MAGIC);
     assert_eq!(registers.version.get(), VERSION);
-    assert_eq!(registers.capabilities.get(), 0);
+    assert_eq!(registers.capabilities.get(), cap::DEVICE_LOST);
     assert_eq!(registers.num_event_queues.get(), NUM_EVENT_QUEUES);
     assert_eq!(registers.num_signals.get(), NUM_SIGNALS);
     assert_eq!(registers.num_vectors.get(), NUM_VECTORS);
@@ -94,7 +94,7 @@ fn negotiate_comes_first_and_once() {
 
     let (status, given) = guest.negotiate().unwrap();
 
-    assert_eq!((status, given.capabilities.get()), (0, 0));
+    assert_eq!((status, given.capabilities.get()), (0, cap::DEVICE_LOST));
     assert_eq!(guest.negotiate().unwrap_err(), Errno::BUSY);
 }
 

@@ -5,15 +5,16 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use vbus::abi::pci::{NO_VECTOR, NUM_EVENT_QUEUES};
+use vbus::abi::pci::{NO_VECTOR, NUM_EVENT_QUEUES, Negotiate, VERSION, func};
 use vbus::test_utils::wait_until;
 use vbus::verbs::{
     Event, EventSink, Handle, InterfaceId, ShmRequest, SignalRequest, Verbs, WakeUp,
 };
 
-use crate::vbus_pci::Uplink;
 use crate::vbus_pci::fake_guest::{FakeGuest, SHMS};
 use crate::vbus_pci::tests::reset::use_all;
+use crate::vbus_pci::{OnLoss, Uplink};
+use zerocopy::FromZeros;
 
 /// A bus in another process: the end of memory is told some time after `close`, by another thread,
 /// and only to a client that is still there.
@@ -44,12 +45,16 @@ impl Slow {
 struct SlowUplink(Arc<Slow>);
 
 impl Uplink for SlowUplink {
-    fn attach(&self, events: Arc<dyn EventSink>) -> Result<Arc<dyn Verbs + Send + Sync>, Errno> {
+    fn attach(
+        &self,
+        events: Arc<dyn EventSink>,
+        on_loss: OnLoss,
+    ) -> Result<Arc<dyn Verbs + Send + Sync>, Errno> {
         let slow = Arc::clone(&self.0);
         let verbs = self
             .0
             .uplink
-            .attach(Arc::new(SlowEvents { slow, events }))?;
+            .attach(Arc::new(SlowEvents { slow, events }), on_loss)?;
         let client = Arc::new(SlowClient { verbs });
         let mut clients = self.0.clients.lock().unwrap();
         clients.push(Arc::downgrade(&client));
@@ -128,9 +133,13 @@ struct SpyClient {
 }
 
 impl Uplink for Spy {
-    fn attach(&self, events: Arc<dyn EventSink>) -> Result<Arc<dyn Verbs + Send + Sync>, Errno> {
+    fn attach(
+        &self,
+        events: Arc<dyn EventSink>,
+        on_loss: OnLoss,
+    ) -> Result<Arc<dyn Verbs + Send + Sync>, Errno> {
         Ok(Arc::new(SpyClient {
-            verbs: self.uplink.attach(events)?,
+            verbs: self.uplink.attach(events, on_loss)?,
             seen: Arc::clone(&self.seen),
         }))
     }
@@ -237,6 +246,7 @@ fn bus_that_takes_nobody_can_be_tried_again() {
         fn attach(
             &self,
             events: Arc<dyn EventSink>,
+            on_loss: OnLoss,
         ) -> Result<Arc<dyn Verbs + Send + Sync>, Errno> {
             let mut num_refusals = self.1.lock().unwrap();
             match num_refusals.checked_sub(1) {
@@ -244,7 +254,7 @@ fn bus_that_takes_nobody_can_be_tried_again() {
                     *num_refusals = left;
                     Err(Errno::DQUOT)
                 }
-                None => self.0.attach(events),
+                None => self.0.attach(events, on_loss),
             }
         }
     }
@@ -254,11 +264,40 @@ fn bus_that_takes_nobody_can_be_tried_again() {
         guest.add_queue(queue, 4).unwrap();
         guest.publish(queue, 4);
     }
-    let start = vbus::abi::pci::func::START;
+    let start = func::START;
 
     assert_eq!(guest.call(start, &[0u8; 8]).unwrap_err(), Errno::DQUOT);
     assert_eq!(guest.open(0).unwrap_err(), Errno::INVAL);
 
     guest.call(start, &[0u8; 8]).unwrap();
     guest.open(0).unwrap();
+}
+
+#[test]
+fn bus_learns_whether_the_guest_can_do_with_a_loss() {
+    struct Noting(Arc<dyn Uplink>, Arc<Mutex<Vec<OnLoss>>>);
+    impl Uplink for Noting {
+        fn attach(
+            &self,
+            events: Arc<dyn EventSink>,
+            on_loss: OnLoss,
+        ) -> Result<Arc<dyn Verbs + Send + Sync>, Errno> {
+            self.1.lock().unwrap().push(on_loss);
+            self.0.attach(events, on_loss)
+        }
+    }
+    let noted = Arc::new(Mutex::default());
+    let guest = FakeGuest::behind(0, |uplink| Arc::new(Noting(uplink, Arc::clone(&noted))));
+    guest.start(4);
+    guest.reset();
+    let mut args = Negotiate::new_zeroed();
+    args.version = VERSION.into();
+    let (_, given) = guest.call(func::NEGOTIATE, &args).unwrap();
+    assert_eq!(given.capabilities.get(), 0);
+    for queue in 0..NUM_EVENT_QUEUES {
+        guest.add_queue(queue, 4).unwrap();
+    }
+    guest.call(func::START, &[0u8; 8]).unwrap();
+
+    assert_eq!(*noted.lock().unwrap(), [OnLoss::Keep, OnLoss::Drop]);
 }
