@@ -28,10 +28,19 @@ static ssize_t modalias_show(struct device *dev, struct device_attribute *attr, 
 }
 static DEVICE_ATTR_RO(modalias);
 
+static ssize_t state_show(struct device *dev, struct device_attribute *attr, char *buf)
+{
+	bool is_lost = READ_ONCE(to_vbus_bus_device(to_vbus_device(dev))->is_lost);
+
+	return sysfs_emit(buf, "%s\n", is_lost ? "lost" : "present");
+}
+static DEVICE_ATTR_RO(state);
+
 static struct attribute *vbus_device_attrs[] = {
 	&dev_attr_id.attr,
 	&dev_attr_kind.attr,
 	&dev_attr_modalias.attr,
+	&dev_attr_state.attr,
 	NULL,
 };
 ATTRIBUTE_GROUPS(vbus_device);
@@ -90,7 +99,7 @@ static struct bus_type vbus_bus_type = {
 
 int __vbus_register_driver(struct vbus_driver *driver, struct module *owner, const char *name)
 {
-	if (!driver->kind || !driver->probe)
+	if (!driver->kind || !driver->probe || !driver->lost != !driver->returned)
 		return -EINVAL;
 	driver->driver.name = name;
 	driver->driver.owner = owner;
@@ -119,28 +128,75 @@ void vbus_connector_register(struct vbus_connector *connector)
 }
 EXPORT_SYMBOL_GPL(vbus_connector_register);
 
+/* What it finds stays: devices come and go one at a time. */
 static struct vbus_bus_device *vbus_find(struct vbus_connector *connector, u32 id)
 {
-	struct vbus_bus_device *device;
+	struct vbus_bus_device *device, *found = NULL;
 
+	mutex_lock(&connector->lock);
 	list_for_each_entry(device, &connector->devices, node) {
-		if (device->vdev.id == id)
-			return device;
+		if (device->vdev.id == id) {
+			found = device;
+			break;
+		}
 	}
-	return NULL;
+	mutex_unlock(&connector->lock);
+	return found;
+}
+
+/* The driver of @device, whose lock is held, or NULL. */
+static struct vbus_driver *vbus_driver_of(struct vbus_bus_device *device)
+{
+	struct device *dev = &device->vdev.dev;
+
+	device_lock_assert(dev);
+	return dev->driver ? container_of(dev->driver, struct vbus_driver, driver) : NULL;
+}
+
+void vbus_connector_lose(struct vbus_connector *connector, u32 id)
+{
+	struct vbus_bus_device *device = vbus_find(connector, id);
+	struct vbus_driver *vdrv;
+	struct device *dev;
+
+	if (!device)
+		return;
+	dev = &device->vdev.dev;
+	WRITE_ONCE(device->is_lost, true);
+	device_lock(dev);
+	vdrv = vbus_driver_of(device);
+	if (vdrv && vdrv->lost)
+		vdrv->lost(&device->vdev);
+	device_unlock(dev);
+	if (vdrv && !vdrv->lost)
+		device_release_driver(dev);
+}
+EXPORT_SYMBOL_GPL(vbus_connector_lose);
+
+static int vbus_return(struct vbus_bus_device *device)
+{
+	struct device *dev = &device->vdev.dev;
+	struct vbus_driver *vdrv;
+	int ret = -ENXIO; /* no driver, or one that found the device lost */
+
+	WRITE_ONCE(device->is_lost, false);
+	device_lock(dev);
+	vdrv = vbus_driver_of(device);
+	if (vdrv && vdrv->returned)
+		ret = vdrv->returned(&device->vdev);
+	device_unlock(dev);
+	return ret ? device_reprobe(dev) : 0;
 }
 
 int vbus_connector_add(struct vbus_connector *connector, u32 id, const char *kind)
 {
-	struct vbus_bus_device *device;
+	struct vbus_bus_device *device = vbus_find(connector, id);
 	struct vbus_device *vdev;
-	bool is_there;
 	int ret;
 
-	mutex_lock(&connector->lock);
-	is_there = vbus_find(connector, id);
-	mutex_unlock(&connector->lock);
-	if (is_there)
+	if (device && device->is_lost && !strcmp(device->vdev.kind, kind))
+		return vbus_return(device);
+	if (device)
 		return -EEXIST;
 	device = kzalloc(sizeof(*device), GFP_KERNEL);
 	if (!device)
@@ -176,15 +232,13 @@ EXPORT_SYMBOL_GPL(vbus_connector_add);
 
 void vbus_connector_drop(struct vbus_connector *connector, u32 id)
 {
-	struct vbus_bus_device *device;
+	struct vbus_bus_device *device = vbus_find(connector, id);
 
-	mutex_lock(&connector->lock);
-	device = vbus_find(connector, id);
-	if (device)
-		list_del(&device->node);
-	mutex_unlock(&connector->lock);
 	if (!device)
 		return;
+	mutex_lock(&connector->lock);
+	list_del(&device->node);
+	mutex_unlock(&connector->lock);
 	WRITE_ONCE(device->is_dropped, true);
 	device_unregister(&device->vdev.dev);
 }

@@ -19,7 +19,9 @@
 /* Why a verb on @vdev cannot even be tried, or 0. */
 static int vbus_refusal(struct vbus_device *vdev)
 {
-	if (READ_ONCE(to_vbus_bus_device(vdev)->is_dropped) ||
+	struct vbus_bus_device *device = to_vbus_bus_device(vdev);
+
+	if (READ_ONCE(device->is_dropped) || READ_ONCE(device->is_lost) ||
 	    READ_ONCE(vdev->connector->is_gone))
 		return -ENODEV;
 	return 0;

@@ -17,12 +17,14 @@
  * @node: in the connector's list
  * @verbs: read by those that use the connection, written by those that open or end it
  * @is_dropped: the interface left the bus: all verbs but close fail
+ * @is_lost: the host's end is gone: likewise, until it returns
  */
 struct vbus_bus_device {
 	struct vbus_device vdev;
 	struct list_head node;
 	struct rw_semaphore verbs;
 	bool is_dropped;
+	bool is_lost;
 };
 
 static inline struct vbus_bus_device *to_vbus_bus_device(struct vbus_device *vdev)

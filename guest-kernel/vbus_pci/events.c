@@ -48,6 +48,7 @@ static bool vbus_pci_event(struct vbus_pci *vp, const struct vbus_ring_slot *slo
 		return true;
 	case VBUS_PCI_EVENT_DEVICE_ADDED:
 	case VBUS_PCI_EVENT_DEVICE_DROPPED:
+	case VBUS_PCI_EVENT_DEVICE_LOST:
 		return vbus_pci_defer(vp, event, addr);
 	default:
 		dev_warn_ratelimited(&vp->pdev->dev, "unknown event %llu\n", event);
@@ -193,6 +194,8 @@ void vbus_pci_work(struct work_struct *work)
 			return;
 		else if (pending.event == VBUS_PCI_EVENT_DEVICE_ADDED)
 			vbus_pci_add_device(vp, pending.id);
+		else if (pending.event == VBUS_PCI_EVENT_DEVICE_LOST)
+			vbus_connector_lose(&vp->connector, pending.id);
 		else
 			vbus_connector_drop(&vp->connector, pending.id);
 	}

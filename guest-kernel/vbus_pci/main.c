@@ -61,7 +61,10 @@ static void vbus_pci_unmap(struct vbus_pci *vp)
 
 static int vbus_pci_negotiate(struct vbus_pci *vp)
 {
-	struct vbus_pci_negotiate args = { .version = cpu_to_le32(VBUS_PCI_VERSION) };
+	struct vbus_pci_negotiate args = {
+		.version = cpu_to_le32(VBUS_PCI_VERSION),
+		.capabilities = cpu_to_le64(VBUS_PCI_CAP_DEVICE_LOST),
+	};
 	u32 magic = readl(&vp->registers->magic);
 	u32 version = readl(&vp->registers->version);
 

@@ -41,7 +41,7 @@ struct vbus_pci_queue {
 	char name[16];
 };
 
-/* A device that came (VBUS_PCI_EVENT_DEVICE_ADDED) or went. */
+/* A device that came, went or was lost: VBUS_PCI_EVENT_DEVICE_*. */
 struct vbus_pci_pending {
 	u32 event;
 	u32 id;

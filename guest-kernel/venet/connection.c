@@ -3,6 +3,7 @@
  * The connection to the device. Its rings are shared until it is closed, so whatever changes them
  * closes it and makes a new one; what the link carries is negotiated while the link is down.
  */
+#include <linux/etherdevice.h>
 #include <linux/rtnetlink.h>
 #include <linux/slab.h>
 
@@ -57,22 +58,6 @@ static void venet_event_notify(struct vbus_ring *ring, void *context)
 	schedule_work(&venet->event_work);
 }
 
-static void venet_set_carrier(struct venet *venet, bool is_up)
-{
-	if (is_up == netif_carrier_ok(venet->dev))
-		return;
-	if (is_up)
-		netif_carrier_on(venet->dev);
-	else
-		netif_carrier_off(venet->dev);
-}
-
-static int venet_query_link(struct venet *venet, struct venet_link_info *info)
-{
-	memset(info, 0, sizeof(*info));
-	return vbus_call(venet->vdev, VENET_FUNC_LINK_QUERY, info, sizeof(*info));
-}
-
 static int venet_negotiate(struct venet *venet, u32 group, u32 bits, u32 *given)
 {
 	struct venet_capabilities caps = {
@@ -98,55 +83,6 @@ static int venet_negotiate_rx(struct venet *venet, u32 bits)
 	if (!err)
 		venet->rx_caps = given;
 	return err;
-}
-
-static void venet_post_events(struct venet *venet, u32 num_slots)
-{
-	u32 nth;
-
-	for (nth = 0; nth < num_slots; nth++) {
-		struct vbus_ring_slot *slot = vbus_ring_free_slot(venet->events, nth);
-
-		slot->addr = 0;
-		slot->meta[0] = 0;
-		slot->meta[1] = 0;
-		slot->len = 0;
-	}
-	vbus_ring_publish(venet->events, num_slots);
-	vbus_ring_signal(venet->events);
-}
-
-void venet_event_work(struct work_struct *work)
-{
-	struct venet *venet = container_of(work, struct venet, event_work);
-
-	rtnl_lock();
-	while (venet->is_connected && venet->events) {
-		int nth, num_slots;
-
-		vbus_ring_disable_notify(venet->events);
-		num_slots = vbus_ring_returned(venet->events);
-		if (num_slots < 0) {
-			venet_fault(venet, "event");
-			break;
-		}
-		for (nth = 0; nth < num_slots; nth++) {
-			const struct vbus_ring_slot *slot =
-				vbus_ring_returned_slot(venet->events, nth);
-
-			if (le64_to_cpu(slot->meta[0]) == VENET_EVENT_LINK_STATE &&
-			    venet->is_link_up)
-				venet_set_carrier(venet, slot->meta[1] != 0);
-		}
-		if (num_slots) {
-			vbus_ring_release(venet->events, num_slots);
-			venet_post_events(venet, num_slots);
-		}
-		if (vbus_ring_enable_notify(venet->events))
-			break;
-		cond_resched();
-	}
-	rtnl_unlock();
 }
 
 static struct vbus_ring *venet_ring_alloc(struct venet *venet, const char *what, u32 num_slots,
@@ -241,6 +177,35 @@ static void venet_close(struct venet *venet)
 	venet->rx.buffers = NULL;
 }
 
+/*
+ * Learns who the device is; -ESTALE if a host that was restarted has another one in its place. What
+ * it can do may have changed.
+ */
+static int venet_identify(struct venet *venet, struct venet_link_info *info)
+{
+	u8 mac[ETH_ALEN];
+	int err;
+
+	err = vbus_call(venet->vdev, VENET_FUNC_MAC_QUERY, mac, sizeof(mac));
+	if (err < 0)
+		return err;
+	if (venet->dev->reg_state == NETREG_UNINITIALIZED)
+		ether_addr_copy(venet->mac, mac);
+	else if (!ether_addr_equal(venet->mac, mac))
+		return -ESTALE;
+	return venet_query_link(venet, info);
+}
+
+/* Keeps what is set within what the device can do now. */
+static void venet_adapt(struct net_device *dev)
+{
+	if (dev->mtu > dev->max_mtu) {
+		netdev_warn(dev, "the host has an MTU of %u now\n", dev->max_mtu);
+		dev_set_mtu(dev, dev->max_mtu);
+	}
+	netdev_update_features(dev);
+}
+
 /**
  * venet_connect - opens the device, negotiates, and shares the rings; the link stays down
  * @venet: not connected
@@ -255,7 +220,7 @@ int venet_connect(struct venet *venet, u32 rx_caps)
 	err = vbus_open(venet->vdev, VENET_VERSION);
 	if (err)
 		return err;
-	err = venet_query_link(venet, &info);
+	err = venet_identify(venet, &info);
 	if (err < 0)
 		goto close;
 	err = venet_negotiate(venet, VENET_CAP_GROUP_TX, VENET_TX_CAPS, &venet->tx_caps);
@@ -284,6 +249,8 @@ int venet_connect(struct venet *venet, u32 rx_caps)
 		/* Enables the notification, and misses nothing. */
 		schedule_work(&venet->event_work);
 	}
+	if (venet->dev->reg_state == NETREG_REGISTERED)
+		venet_adapt(venet->dev);
 	return 0;
 close:
 	venet_close(venet);
@@ -303,55 +270,10 @@ void venet_disconnect(struct venet *venet)
 }
 
 /**
- * venet_link_up - lets frames flow
- * @venet: connected, its link is down
- */
-int venet_link_up(struct venet *venet)
-{
-	struct venet_link_info info;
-	int err;
-
-	venet_rx_refill(venet, GFP_KERNEL, true);
-	napi_enable(&venet->napi);
-	venet->is_link_up = true;
-	err = vbus_call(venet->vdev, VENET_FUNC_LINK_UP, NULL, 0);
-	if (err >= 0)
-		err = venet_query_link(venet, &info);
-	if (err < 0) {
-		venet_link_down(venet);
-		return err;
-	}
-	venet_set_carrier(venet, info.is_up != 0);
-	netif_tx_start_all_queues(venet->dev);
-	/* What came in the meantime; and it enables the notification. */
-	local_bh_disable();
-	napi_schedule(&venet->napi);
-	local_bh_enable();
-	return 0;
-}
-
-/**
- * venet_link_down - stops frames. What is in the rings stays there.
- * @venet: its link is up, or was until it was found to be broken
- */
-void venet_link_down(struct venet *venet)
-{
-	if (!venet->is_link_up)
-		return;
-	venet->is_link_up = false;
-	netif_tx_disable(venet->dev);
-	netif_carrier_off(venet->dev);
-	napi_disable(&venet->napi);
-	timer_delete_sync(&venet->timer);
-	/* If the host has taken the device away, there is nobody to be told. */
-	vbus_call(venet->vdev, VENET_FUNC_LINK_DOWN, NULL, 0);
-}
-
-/**
- * venet_reconnect - closes the connection and makes a new one, with the link as it was
+ * venet_reconnect - closes the connection and makes a new one, with the link as it should be
  * @venet: not removed
  *
- * If it fails there is no connection; the interface is set down.
+ * Return: -ENODEV if the host is gone. After other errors there is no connection
  */
 int venet_reconnect(struct venet *venet)
 {
@@ -359,7 +281,9 @@ int venet_reconnect(struct venet *venet)
 	int err;
 
 	ASSERT_RTNL();
-	venet_link_down(venet);
+	err = venet_link_down(venet);
+	if (err)
+		return err;
 	venet_disconnect(venet);
 	venet->num_resets++;
 	err = venet_connect(venet, venet_rx_caps_of(venet->dev->features));

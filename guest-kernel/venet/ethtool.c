@@ -141,7 +141,7 @@ static int venet_set_ringparam(struct net_device *dev, struct ethtool_ringparam 
 	if (ring->rx_pending == old_rx && ring->tx_pending == old_tx)
 		return 0;
 	err = venet_resize(venet, ring->rx_pending, ring->tx_pending);
-	if (!err)
+	if (!err || err == -ENODEV)
 		return 0;
 	NL_SET_ERR_MSG(extack, "cannot connect with rings of this size");
 	if (venet_resize(venet, old_rx, old_tx))

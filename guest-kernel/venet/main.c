@@ -63,14 +63,18 @@ static netdev_features_t venet_features_of(u32 tx_caps, u32 rx_caps)
 static int venet_open(struct net_device *dev)
 {
 	struct venet *venet = netdev_priv(dev);
-	int err;
+	int err = 0;
 
-	if (!venet->is_connected) {
+	if (!venet->is_connected)
 		err = venet_connect(venet, venet_rx_caps_of(dev->features));
-		if (err)
-			return err;
+	if (!err)
+		err = venet_link_up(venet);
+	if (err == -ENODEV) {
+		/* Up, but without a carrier until the host is back. */
+		netif_tx_disable(dev);
+		return 0;
 	}
-	return venet_link_up(venet);
+	return err;
 }
 
 static int venet_stop(struct net_device *dev)
@@ -78,10 +82,11 @@ static int venet_stop(struct net_device *dev)
 	struct venet *venet = netdev_priv(dev);
 
 	netif_tx_disable(dev);
-	if (!venet->is_connected)
+	if (!venet->is_link_up)
 		return 0;
 	venet_tx_drain(venet, VENET_DRAIN_US);
-	venet_link_down(venet);
+	if (venet_link_down(venet) == -ENODEV)
+		return 0;
 	/* Frames that the host has not taken belong to it until it returns them or we close. */
 	if (venet->is_broken || !venet_tx_drain(venet, 0))
 		venet_disconnect(venet);
@@ -94,14 +99,21 @@ static int venet_set_features(struct net_device *dev, netdev_features_t features
 {
 	struct venet *venet = netdev_priv(dev);
 	u32 wanted = venet_rx_caps_of(features);
+	int err;
 
 	if (wanted == venet_rx_caps_of(dev->features) || !venet->is_connected)
 		return 0;
-	return venet_renegotiate_rx(venet, wanted);
+	err = venet_renegotiate_rx(venet, wanted);
+	return err == -ENODEV ? 0 : err;
 }
 
 static netdev_features_t venet_fix_features(struct net_device *dev, netdev_features_t features)
 {
+	struct venet *venet = netdev_priv(dev);
+	netdev_features_t all = venet_features_of(~0U, 0);
+
+	/* What the device could do once, it may not be able to after its host was restarted. */
+	features &= ~(all & ~venet_features_of(venet->tx_caps, 0));
 	/* The device leaves segmentation to us only together with checksums. */
 	if (!(features & NETIF_F_RXCSUM))
 		features &= ~NETIF_F_GRO_HW;
@@ -185,7 +197,7 @@ static void venet_reset_work(struct work_struct *work)
 	/* An interface that is down connects anew when it is set up. */
 	if (netif_running(venet->dev)) {
 		err = venet_reconnect(venet);
-		if (err) {
+		if (err && err != -ENODEV) {
 			netdev_err(venet->dev, "cannot connect again: %d\n", err);
 			dev_close(venet->dev);
 		}
@@ -230,7 +242,6 @@ static int venet_probe(struct vbus_device *vdev)
 {
 	struct net_device *dev;
 	struct venet *venet;
-	u8 mac[ETH_ALEN];
 	int err;
 
 	dev = alloc_etherdev(sizeof(*venet));
@@ -248,11 +259,8 @@ static int venet_probe(struct vbus_device *vdev)
 		dev_err(&vdev->dev, "cannot connect: %d\n", err);
 		goto free;
 	}
-	err = vbus_call(vdev, VENET_FUNC_MAC_QUERY, mac, sizeof(mac));
-	if (err < 0)
-		goto disconnect;
-	if (is_valid_ether_addr(mac))
-		eth_hw_addr_set(dev, mac);
+	if (is_valid_ether_addr(venet->mac))
+		eth_hw_addr_set(dev, venet->mac);
 	else
 		eth_hw_addr_random(dev);
 	venet_set_up_features(venet);
@@ -289,10 +297,40 @@ static void venet_remove(struct vbus_device *vdev)
 	free_netdev(venet->dev);
 }
 
+static void venet_lost(struct vbus_device *vdev)
+{
+	struct venet *venet = vbus_get_drvdata(vdev);
+
+	netdev_info(venet->dev, "the host is gone, no carrier until it is back\n");
+	rtnl_lock();
+	venet_link_down(venet);
+	rtnl_unlock();
+}
+
+static int venet_returned(struct vbus_device *vdev)
+{
+	struct venet *venet = vbus_get_drvdata(vdev);
+	int err;
+
+	rtnl_lock();
+	err = venet_reconnect(venet);
+	rtnl_unlock();
+	if (err == -ENODEV)
+		return 0; /* gone again */
+	if (err)
+		netdev_err(venet->dev, "the host is back, but the device is not the same: %d\n",
+			   err);
+	else
+		netdev_info(venet->dev, "the host is back\n");
+	return err;
+}
+
 static struct vbus_driver venet_driver = {
 	.kind = VENET_KIND,
 	.probe = venet_probe,
 	.remove = venet_remove,
+	.lost = venet_lost,
+	.returned = venet_returned,
 };
 module_vbus_driver(venet_driver);
 

@@ -3,16 +3,23 @@
  * Driver of "virtual-ethernet" interfaces of a virtual bus: what its files share.
  *
  * main.c		the interface as the kernel sees it
- * connection.c		the connection to the device: negotiation, rings, link
+ * connection.c		the connection to the device: negotiation, rings
+ * link.c		the link: whether frames flow
  * tx.c			transmit
  * rx.c, rx_buffer.c	receive
  * ethtool.c		settings and statistics
  *
  * What changes a connection holds the RTNL.
+ *
+ * The host can be gone for a while. Then verbs fail with -ENODEV, and nothing else fails for that
+ * reason: the interface has no carrier, what is set is kept, and a connection that is of no use any
+ * more stays, because to close it would be to wait for the host. The bus says when the device is back
+ * (venet_returned()) or gone for good (venet_remove()).
  */
 #ifndef VENET_H
 #define VENET_H
 
+#include <linux/if_ether.h>
 #include <linux/netdevice.h>
 #include <linux/timer.h>
 #include <linux/u64_stats_sync.h>
@@ -177,6 +184,7 @@ struct venet_rx {
  * struct venet - an interface
  * @dev: the kernel's side
  * @vdev: the bus's side
+ * @mac: what the device says is its address
  * @napi: receives, and reclaims what was transmitted
  * @timer: schedules @napi for what nobody else does
  * @tx: transmission
@@ -195,6 +203,7 @@ struct venet_rx {
 struct venet {
 	struct net_device *dev;
 	struct vbus_device *vdev;
+	u8 mac[ETH_ALEN];
 	struct napi_struct napi;
 	struct timer_list timer;
 	struct venet_tx tx;
@@ -214,13 +223,17 @@ struct venet {
 /* connection.c */
 int venet_connect(struct venet *venet, u32 rx_caps);
 void venet_disconnect(struct venet *venet);
-int venet_link_up(struct venet *venet);
-void venet_link_down(struct venet *venet);
 int venet_reconnect(struct venet *venet);
 int venet_resize(struct venet *venet, u32 rx_slots, u32 tx_slots);
 int venet_renegotiate_rx(struct venet *venet, u32 rx_caps);
-void venet_event_work(struct work_struct *work);
 void venet_fault(struct venet *venet, const char *what);
+
+/* link.c */
+int venet_link_up(struct venet *venet);
+int venet_link_down(struct venet *venet);
+int venet_query_link(struct venet *venet, struct venet_link_info *info);
+void venet_post_events(struct venet *venet, u32 num_slots);
+void venet_event_work(struct work_struct *work);
 
 /* main.c */
 u32 venet_rx_caps_of(netdev_features_t features);

@@ -7,7 +7,8 @@
  *
  * Life of a connection: vbus_open(), vbus_shm_share() and vbus_ring_share(), work, vbus_close(),
  * and only then vbus_ring_free() and vbus_shm_free(). When the host takes the device away, remove
- * is called; vbus_call() returns -ENODEV by then and vbus_close() works as always.
+ * is called; vbus_call() returns -ENODEV by then and vbus_close() works as always. When the host
+ * itself is gone and may come back, lost and returned are.
  */
 #ifndef ALACRITY_VBUS_H
 #define ALACRITY_VBUS_H
@@ -44,12 +45,21 @@ struct vbus_device {
  * @kind: what it speaks; modalias "vbus:KIND", see MODULE_ALIAS_VBUS()
  * @probe: a new interface, not open yet; may sleep
  * @remove: the interface or the driver goes; may sleep
+ * @lost: the host's end is gone, maybe for a while: all verbs but vbus_close() fail with -ENODEV.
+ *	Must not wait for the host, so it leaves the connection open. May sleep.
+ * @returned: the interface is back: the driver closes what it has open and connects anew. 0 if it
+ *	goes on, also if the interface is lost again meanwhile. Else remove and probe follow. May sleep.
+ *
+ * @lost and @returned are both there or neither is. Without them the driver finds a lost interface
+ * removed, and one that is back is new to it.
  */
 struct vbus_driver {
 	struct device_driver driver;
 	const char *kind;
 	int (*probe)(struct vbus_device *vdev);
 	void (*remove)(struct vbus_device *vdev);
+	void (*lost)(struct vbus_device *vdev);
+	int (*returned)(struct vbus_device *vdev);
 };
 
 #define MODULE_ALIAS_VBUS(kind) MODULE_ALIAS("vbus:" kind)

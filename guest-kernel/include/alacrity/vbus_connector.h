@@ -3,8 +3,8 @@
  * Between vbus.ko and the connectors that bring its devices. Not for drivers of devices: they use
  * alacrity/vbus.h.
  *
- * Life of a connector: vbus_connector_register(); vbus_connector_add() and _drop() for each device
- * that comes and goes, one at a time; vbus_connector_unregister(), during which all drivers close
+ * Life of a connector: vbus_connector_register(); vbus_connector_add(), _lose() and _drop() for each
+ * device that comes and goes, one at a time; vbus_connector_unregister(), during which all drivers close
  * what they have open. vbus_connector_gone() says that the host has let go of everything, at once.
  */
 #ifndef ALACRITY_VBUS_CONNECTOR_H
@@ -108,8 +108,10 @@ void vbus_connector_unregister(struct vbus_connector *connector);
 /* The host has let go of everything, and verbs fail with -ENODEV from now on. Does not sleep. */
 void vbus_connector_gone(struct vbus_connector *connector);
 
-/* An interface came. May sleep, and probes drivers. */
+/* An interface came, or one that was lost came back. May sleep, and probes drivers. */
 int vbus_connector_add(struct vbus_connector *connector, u32 id, const char *kind);
+/* The host's end of it is gone, maybe for a while. May sleep. Nothing happens if it is not there. */
+void vbus_connector_lose(struct vbus_connector *connector, u32 id);
 /* It left. May sleep. Nothing happens if it is not there. */
 void vbus_connector_drop(struct vbus_connector *connector, u32 id);
 
