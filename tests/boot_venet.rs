@@ -11,19 +11,12 @@ mod common;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use common::daemon::{Daemon, Session, Site};
-use common::guest::{Outcome, Running, Vm};
+use common::guest::{Outcome, Vm};
 use common::host::Host;
 use common::iperf::{IperfServer, compare, received_bytes, send_back_once};
-use common::{DEADLINE, skip, until};
+use common::town::{Town, configure, pings, wait_for, wait_for_ping};
+use common::{skip, until};
 use rustix::process::Signal;
-
-/// Pings with sizes from the least to nearly the most that IPv4 can have.
-fn pings(target: &str) -> String {
-    format!(
-        "for size in 56 1400 1473 9000 65000; do ping -q -c 2 -s $size {target} || exit 9; done"
-    )
-}
 
 fn with_metrics<'a>(path: &'a Path, flags: &[&'a str]) -> Vec<&'a str> {
     [flags, &["--metrics", path.to_str().unwrap()]].concat()
@@ -176,85 +169,6 @@ fn tap_of_another_vm_is_refused() {
     first.wait().assert_status(0);
 }
 
-/// A daemon with guests of its buses.
-struct Town {
-    site: Site,
-    daemon: Option<Daemon>,
-    /// Last: it looks whether all is gone.
-    host: Host,
-}
-
-impl Town {
-    /// A daemon, which keeps its state, on which `script` ran; `vbus` is `alacrity vbus` there.
-    fn new(script: &str) -> Option<Self> {
-        let host = Host::ready_for_root()?;
-        let mut town = Town {
-            site: Site::new(),
-            daemon: None,
-            host,
-        };
-        town.start_daemon(script);
-        Some(town)
-    }
-
-    /// `blue` and `green` are buses with a port of one switch each.
-    fn with_switch() -> Option<Self> {
-        Self::new(SWITCH)
-    }
-
-    fn start_daemon(&mut self, script: &str) {
-        let state = self.site.path("state.toml");
-        let state = state.to_str().unwrap();
-        self.daemon = Some(self.site.daemon(&["--state", state]));
-        self.vbus(script);
-    }
-
-    #[track_caller]
-    fn vbus(&self, script: &str) -> String {
-        let script = format!("set -e\n{script}");
-        Session::run(&script, &self.site.path(""), &self.site.socket()).ok()
-    }
-
-    /// A guest of `bus` at its shell.
-    #[track_caller]
-    fn guest(&self, bus: &str) -> Running {
-        let socket = self.site.socket();
-        let flags = ["--bus", bus, "--host", socket.to_str().unwrap()];
-        let vm = Vm::new(&self.host, &flags).start();
-        vm.wait_for_shell();
-        vm
-    }
-
-    /// Pids of the members of `bus`.
-    fn members(&self, bus: &str) -> String {
-        self.vbus(&format!("vbus ls sys/instances/{bus}/members"))
-    }
-}
-
-const SWITCH: &str = "\
-    vbus mkdir config/devices/lan config/instances/blue config/instances/green
-    vbus echo venet-switch config/devices/lan/type
-    vbus ln -s config/devices/lan config/instances/blue
-    vbus ln -s config/devices/lan config/instances/green";
-
-/// Waits for the interface `dev` in the guest and gives it `address`.
-fn configure(dev: &str, address: &str) -> String {
-    format!(
-        "{}; ip addr add {address} dev {dev}; ip link set {dev} up",
-        wait_for(&format!("[ -e /sys/class/net/{dev} ]"))
-    )
-}
-
-/// Waits in the guest until `condition`.
-fn wait_for(condition: &str) -> String {
-    format!("n=0; until {condition}; do usleep 50000; n=$((n+1)); [ $n -lt 600 ] || break; done")
-}
-
-/// Until a ping is answered, since a link takes a moment to come up; then as a test.
-fn wait_for_ping(target: &str) -> String {
-    wait_for(&format!("ping -q -c 1 -W 1 {target} >/dev/null"))
-}
-
 #[test]
 fn guests_of_two_buses_meet_on_a_switch_and_leave_without_a_trace() {
     let Some(town) = Town::with_switch() else {
@@ -338,58 +252,4 @@ fn guest_sees_only_the_devices_of_its_bus_and_those_that_come_and_go() {
     guest.send("poweroff\n");
     guest.wait().assert_status(0);
     assert_eq!(town.members("green"), "");
-}
-
-#[test]
-fn interfaces_go_with_the_daemon_and_return_with_it() {
-    let Some(mut town) = Town::with_switch() else {
-        return;
-    };
-    let (mut blue, mut green) = (town.guest("blue"), town.guest("green"));
-    blue.shell(&configure("eth0", "10.66.0.1/24"));
-    green.shell(&configure("eth0", "10.66.0.2/24"));
-    blue.shell(&wait_for_ping("10.66.0.2"));
-    blue.shell("cat /sys/class/net/eth0/address >/tmp/mac");
-    blue.send("ping -q -i 0.01 -s 1000 10.66.0.2 >/dev/null &\n");
-    blue.shell("sleep 0.2");
-
-    town.daemon.take().unwrap().kill();
-    let gone = "[ ! -e /sys/class/net/eth0 ]";
-    blue.shell(&format!("{}; [ $n -lt 600 ]", wait_for(gone)));
-    green.shell(&format!("{}; [ $n -lt 600 ]", wait_for(gone)));
-    town.start_daemon("");
-
-    blue.shell(&configure("eth0", "10.66.0.1/24"));
-    green.shell(&configure("eth0", "10.66.0.2/24"));
-    blue.shell(&wait_for_ping("10.66.0.2"));
-    blue.shell(&format!("( {} )", pings("10.66.0.2")));
-    blue.shell("cmp /sys/class/net/eth0/address /tmp/mac");
-    for guest in [blue, green].iter_mut() {
-        guest.send("poweroff\n");
-    }
-    assert!(until(DEADLINE, || {
-        town.members("blue").is_empty() && town.members("green").is_empty()
-    }));
-}
-
-#[test]
-fn vm_ends_although_its_daemon_was_stopped_in_the_middle_of_a_call() {
-    let Some(town) = Town::with_switch() else {
-        return;
-    };
-    let daemon = town.daemon.as_ref().unwrap();
-    let mut guest = town.guest("blue");
-    guest.shell(&configure("eth0", "10.66.0.1/24"));
-    daemon.signal(Signal::STOP);
-    guest.send("ip link set eth0 down\n");
-    std::thread::sleep(Duration::from_secs(1));
-
-    // The first asks the guest to power off, the second ends it.
-    guest.signal(Signal::TERM);
-    std::thread::sleep(Duration::from_millis(500));
-    guest.signal(Signal::TERM);
-
-    guest.wait().assert_status(128 + 15);
-    daemon.signal(Signal::CONT);
-    assert!(until(DEADLINE, || town.members("blue").is_empty()));
 }

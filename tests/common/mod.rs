@@ -17,6 +17,7 @@ pub mod output;
 pub mod refused;
 pub mod stall;
 pub mod terminal;
+pub mod town;
 
 use std::thread;
 use std::time::{Duration, Instant};
