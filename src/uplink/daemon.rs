@@ -7,6 +7,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use alacrity_devices::GuestRam;
 use alacrity_devices::metrics::Counter;
@@ -110,12 +111,18 @@ pub struct DaemonMetrics {
 pub(super) struct Place {
     socket: PathBuf,
     pub bus: String,
+    /// How long the daemon may take for an answer before it counts as lost.
+    pub limit: Duration,
 }
+
+/// [`Place::limit`]: the guest's processor stands still meanwhile, and Linux takes one for hung after
+/// 20 s. A device answers within milliseconds, on a host that is very busy within a second or two.
+const LIMIT: Duration = Duration::from_secs(10);
 
 impl Place {
     pub fn join(&self) -> Result<Remote, DaemonError> {
         let (bus, socket) = (self.bus.clone(), self.socket.clone());
-        let connection = match Connection::connect(&self.socket) {
+        let connection = match Connection::connect_with_limit(&self.socket, self.limit) {
             Ok(connection) => connection,
             Err(source) => {
                 return Err(DaemonError::Connect {
@@ -158,8 +165,8 @@ impl Place {
 
 /// A bus that was joined, before there is a guest.
 pub struct DaemonBus {
-    place: Place,
-    remote: Remote,
+    pub(super) place: Place,
+    pub(super) remote: Remote,
 }
 
 impl fmt::Debug for DaemonBus {
@@ -181,7 +188,11 @@ impl DaemonBus {
             Err(SocketError::NoDefault) => return Err(DaemonError::NoDefault { bus }),
             path => path?,
         };
-        let place = Place { socket, bus };
+        let place = Place {
+            socket,
+            bus,
+            limit: LIMIT,
+        };
         let remote = place.join()?;
         Ok(DaemonBus { place, remote })
     }

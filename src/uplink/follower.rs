@@ -8,15 +8,15 @@ use alacrity_devices::GuestRam;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use vbus::client::Remote;
+use vbus::loan;
 
 use super::daemon::{Place, Report, Shared};
 use super::session::Session;
 
 /// Between attempts to join again: at first, and at most.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
-/// How long a daemon that hung up may still write to memory that a device of it has: what it takes
-/// it to notice. (One that died does not.)
-const GRACE: Duration = Duration::from_millis(100);
+/// Between looks whether a daemon that was lost has let go of the memory: at first, and at most.
+const LOOKS: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(100));
 
 /// How often the VM says something about itself.
 const REPORT_PERIOD: Duration = Duration::from_secs(1);
@@ -124,8 +124,8 @@ impl Follower {
                     self.wait(Some(&remote), Some(next_report));
                 }
                 Err(errno) => {
-                    // While the guest waits for memory, it does not wait for us to forget it.
-                    drop(remote);
+                    // So that the daemon notices, if it lives.
+                    remote.hang_up();
                     return self.lose(Some(&session), errno);
                 }
             }
@@ -154,12 +154,22 @@ impl Follower {
         }
         let bus = &self.place.bus;
         tracing::warn!("vbus0: lost the daemon of bus {bus} ({errno}); waiting for it");
+        let cookies = session.map(Session::lose).unwrap_or_default();
+        self.await_memory();
         if let Some(session) = session {
-            let cookies = session.lose();
-            self.sleep(GRACE);
             session.tell_closed(cookies);
         }
         Ended::Lost
+    }
+
+    /// Waits until the daemon cannot write to the guest's memory any more: it has died, or has noticed
+    /// that this connection is over. One that was stopped does neither, until it is killed or goes on.
+    fn await_memory(&self) {
+        let (mut pause, longest) = LOOKS;
+        while !self.shared.is_stopped() && loan::is_lent(&self.ram) {
+            self.sleep(pause);
+            pause = (pause * 2).min(longest);
+        }
     }
 
     /// Sleeps for `time`, or until the VM ends.

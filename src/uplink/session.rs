@@ -232,7 +232,7 @@ impl State {
 /// What a guest does not need to know: to it, a daemon that is gone is a device that is gone.
 fn as_dropped(errno: Errno) -> Errno {
     match errno {
-        Errno::CONNRESET | Errno::PIPE | Errno::NOTCONN => Errno::NODEV,
+        Errno::CONNRESET | Errno::PIPE | Errno::NOTCONN | Errno::TIMEDOUT => Errno::NODEV,
         errno => errno,
     }
 }

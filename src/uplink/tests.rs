@@ -352,6 +352,13 @@ mod daemon {
         host.link(bus, device, device).unwrap();
     }
 
+    fn add_sleeper(host: &Host) {
+        host.register_class(Arc::new(SleeperClass)).unwrap();
+        host.create_device("sleeper").unwrap();
+        host.set_type("sleeper", "sleeper").unwrap();
+        host.link("bus", "sleeper", "sleeper").unwrap();
+    }
+
     #[track_caller]
     fn assert_loops(venet: &mut Venet<Guest>, fill: u8) {
         let sent = frame([0xff; 6], [2; 6], fill);
@@ -598,10 +605,7 @@ mod daemon {
     fn hanging_up_ends_calls_that_wait_for_the_daemon() {
         let site = Site::new();
         let (host, _server) = site.daemon(&["bus"]);
-        host.register_class(Arc::new(SleeperClass)).unwrap();
-        host.create_device("sleeper").unwrap();
-        host.set_type("sleeper", "sleeper").unwrap();
-        host.link("bus", "sleeper", "sleeper").unwrap();
+        add_sleeper(&host);
         let ram = ram();
         let uplink = site.uplink("bus", &ram);
         let guest = Guest::attach(&uplink, &ram);
@@ -620,6 +624,38 @@ mod daemon {
 
         assert_eq!(waiter.join().unwrap(), Err(Errno::NODEV));
         wait_until("memory is not let go", || guest.num_closed() == 2);
+    }
+
+    #[test]
+    fn daemon_that_does_not_answer_is_lost_and_keeps_memory_until_it_lets_go() {
+        let site = Site::new();
+        let (host, _server) = site.daemon(&["bus"]);
+        add_sleeper(&host);
+        let ram = ram();
+        let mut bus = DaemonBus::join("bus", Some(&site.socket())).unwrap();
+        bus.place.limit = Duration::from_millis(300);
+        drop(bus.remote);
+        bus.remote = bus.place.join().unwrap();
+        let uplink = bus.uplink(ram.clone(), Box::new(String::new)).unwrap();
+        let guest = Guest::attach(&uplink, &ram);
+        wait_until("no interfaces", || guest.added() == [0, 1]);
+        let mut venet = guest.open(0, 0).unwrap();
+        assert_loops(&mut venet, 1);
+        let handle = guest.verbs.open(InterfaceId(1), 0).unwrap();
+
+        // It sleeps for three seconds, like one that was stopped in the middle of a call.
+        let begin = Instant::now();
+        let called = guest.verbs.call(handle, 0, &mut []);
+
+        assert_eq!(called, Err(Errno::NODEV));
+        wait_until("the guest was not told", || guest.has_lost(0));
+        assert!(begin.elapsed() < Duration::from_secs(2), "it waited");
+        thread::sleep(Duration::from_millis(500));
+        assert_eq!(guest.num_closed(), 0, "the daemon still has the memory");
+        wait_until("memory is not let go", || guest.num_closed() == 2);
+        assert!(begin.elapsed() >= Duration::from_secs(3));
+        wait_until("it did not return", || guest.added() == [0, 1, 0, 1]);
+        assert_loops(&mut guest.open(0, 1).unwrap(), 2);
     }
 
     #[test]

@@ -80,6 +80,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::io::Errno;
 
@@ -140,7 +141,18 @@ impl Connection {
     /// # Errors
     /// [`ClientError::Connect`], [`ClientError::Greet`].
     pub fn connect(path: &Path) -> Result<Self, ClientError> {
-        let link = Link::connect(path)?;
+        let link = Link::connect(path, None)?;
+        Ok(Connection { link })
+    }
+
+    /// As [`Connection::connect`], to a daemon that is given up if it does not answer a request within
+    /// about `limit`, e.g. because somebody stopped it: then the connection ends, and everything
+    /// returns `ETIMEDOUT`.
+    ///
+    /// # Errors
+    /// As of [`Connection::connect`].
+    pub fn connect_with_limit(path: &Path, limit: Duration) -> Result<Self, ClientError> {
+        let link = Link::connect(path, Some(limit))?;
         Ok(Connection { link })
     }
 

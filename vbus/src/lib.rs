@@ -28,6 +28,7 @@ pub mod bus;
 pub mod client;
 pub mod device;
 pub mod eventfd;
+pub mod loan;
 pub mod memory;
 pub mod ring;
 pub mod server;

@@ -8,9 +8,11 @@ use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use rustix::event::epoll;
 use rustix::io::Errno;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use vmm_sys_util::eventfd::EventFd;
 use zerocopy::{FromBytes, IntoBytes};
@@ -34,6 +36,8 @@ pub struct Link {
     epoll: OwnedFd,
     /// `cap` bits of the server's.
     caps: u64,
+    /// How long an answer may take.
+    limit: Option<Duration>,
 }
 
 #[derive(Default)]
@@ -60,11 +64,11 @@ pub struct Reply {
 }
 
 impl Link {
-    /// Connects and greets.
+    /// Connects and greets. A request that is not answered within `limit` ends the connection.
     ///
     /// # Errors
     /// [`ClientError`].
-    pub fn connect(path: &Path) -> Result<Arc<Self>, ClientError> {
+    pub fn connect(path: &Path, limit: Option<Duration>) -> Result<Arc<Self>, ClientError> {
         let failed = |source| ClientError::Connect {
             path: path.to_owned(),
             source,
@@ -73,8 +77,11 @@ impl Link {
         let flags = SocketFlags::CLOEXEC;
         let fd =
             socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).map_err(failed)?;
+        for direction in [Timeout::Send, Timeout::Recv] {
+            set_socket_timeout(&fd, direction, limit).map_err(failed)?;
+        }
         connect(&fd, &address).map_err(failed)?;
-        let mut link = Self::new(fd.into()).map_err(failed)?;
+        let mut link = Self::new(fd.into(), limit).map_err(failed)?;
         let hello = Hello {
             magic: MAGIC.into(),
             min_version: VERSION.into(),
@@ -96,7 +103,7 @@ impl Link {
         Ok(Arc::new(link))
     }
 
-    fn new(socket: Socket) -> Result<Self, Errno> {
+    fn new(socket: Socket, limit: Option<Duration>) -> Result<Self, Errno> {
         let has_events =
             EventFd::new(libc::EFD_CLOEXEC | libc::EFD_NONBLOCK).map_err(|_| Errno::MFILE)?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
@@ -114,6 +121,7 @@ impl Link {
             has_events,
             epoll,
             caps: 0,
+            limit,
         })
     }
 
@@ -135,7 +143,8 @@ impl Link {
     /// Sends a request and waits for its answer.
     ///
     /// # Errors
-    /// `ECONNRESET`: the server is gone. `EMSGSIZE`: too large. `EPROTO`: it answers nonsense.
+    /// `ECONNRESET`: the server is gone. `ETIMEDOUT`: it did not answer in time, and the connection is
+    /// ended. `EMSGSIZE`: too large. `EPROTO`: it answers nonsense.
     pub fn exchange(
         &self,
         kind: u16,
@@ -156,13 +165,32 @@ impl Link {
             // What the server said before it hung up is still to be read.
             Ok(()) | Err(Errno::PIPE | Errno::CONNRESET) => self.wait(kind, request),
             Err(errno) => {
-                self.lock().waiting.remove(&request);
+                let mut state = self.lock();
+                state.waiting.remove(&request);
+                // There was no room for as long as an answer may take.
+                if errno == Errno::AGAIN {
+                    return Err(self.give_up(state));
+                }
                 Err(errno)
             }
         }
     }
 
+    /// Hangs up on a server that does not answer; the error to all that is asked of it.
+    fn give_up(&self, mut state: MutexGuard<'_, State>) -> Errno {
+        let mut wake_ups = Vec::new();
+        state.fail(Errno::TIMEDOUT, &mut wake_ups);
+        drop(state);
+        self.hang_up();
+        self.arrived.notify_all();
+        wake_ups.iter().for_each(|wake_up| wake_up.wake());
+        Errno::TIMEDOUT
+    }
+
     fn wait(&self, kind: u16, request: u64) -> Result<Reply, Errno> {
+        let deadline = self
+            .limit
+            .and_then(|limit| Instant::now().checked_add(limit));
         let mut state = self.lock();
         loop {
             if let Some(reply) = state.waiting.get_mut(&request).and_then(Option::take) {
@@ -174,14 +202,27 @@ impl Link {
                 tracing::trace!("request of kind {kind} is lost: {errno}");
                 return Err(errno);
             }
+            let time_left = deadline.map(|end| end.saturating_duration_since(Instant::now()));
+            if time_left == Some(Duration::ZERO) {
+                state.waiting.remove(&request);
+                return Err(self.give_up(state));
+            }
             state = match state.packet.take() {
+                // Waits for at most the limit: the socket sees to that.
                 Some(packet) => self.read(state, packet, true).0,
                 None => {
                     state.num_waiters += 1;
-                    let mut state = self
-                        .arrived
-                        .wait(state)
-                        .unwrap_or_else(PoisonError::into_inner);
+                    let mut state = match time_left {
+                        Some(time) => self
+                            .arrived
+                            .wait_timeout(state, time)
+                            .map(|(state, _)| state)
+                            .unwrap_or_else(|poisoned| poisoned.into_inner().0),
+                        None => self
+                            .arrived
+                            .wait(state)
+                            .unwrap_or_else(PoisonError::into_inner),
+                    };
                     state.num_waiters -= 1;
                     state
                 }
@@ -319,7 +360,7 @@ impl Link {
 
 impl State {
     fn fail(&mut self, errno: Errno, wake_ups: &mut Vec<Arc<dyn WakeUp>>) {
-        self.broken = Some(errno);
+        self.broken.get_or_insert(errno);
         wake_ups.extend(self.inbox.wake_ups());
     }
 

@@ -17,6 +17,7 @@ use crate::abi::wire::{
     Call, Close, MAX_TEXT_BYTES, MemAdd, MemDrop, Open, Opened, Shm, cap, kind, shm_flag,
 };
 use crate::eventfd;
+use crate::loan;
 use crate::memory::Region;
 use crate::verbs::{Event, Handle, InterfaceId, MAX_CALL_BYTES, ShmRequest, Verbs};
 
@@ -105,19 +106,21 @@ impl Remote {
     }
 
     /// Registers memory that is in a sealed memfd already. Parts of it can be shared as a
-    /// [`ShmRequest::region`] without another descriptor.
+    /// [`ShmRequest::region`] without another descriptor. [`loan::is_lent`] tells when the daemon has
+    /// let go of it.
     ///
     /// # Errors
     /// As of [`Remote::add_memory`]. `EINVAL` also for private memory, and for memory that is not
     /// sealed, whereupon the daemon hangs up.
     pub fn add_region(&self, base: u64, region: &Region) -> Result<(), Errno> {
         let (file, offset) = region.memfd().ok_or(Errno::INVAL)?;
+        let lent = loan::lend(file)?;
         let body = MemAdd {
             base: base.into(),
             len: (region.len() as u64).into(),
             offset: offset.into(),
         };
-        self.request(kind::MEM_ADD, &[body.as_bytes()], &[file.as_fd()])?;
+        self.request(kind::MEM_ADD, &[body.as_bytes()], &[lent.as_fd()])?;
         self.memory().push(Registered {
             base,
             region: region.clone(),
