@@ -204,3 +204,29 @@ fn vm_ends_although_its_daemon_was_stopped_in_the_middle_of_a_call() {
     daemon.signal(Signal::CONT);
     assert!(until(DEADLINE, || town.members("blue").is_empty()));
 }
+
+#[test]
+fn stopped_daemon_takes_the_carrier_until_it_goes_on() {
+    let Some((town, [mut blue, mut green])) = neighbours() else {
+        return;
+    };
+    let daemon = town.daemon.as_ref().unwrap();
+    green.send("ping -q -i 0.01 -s 1000 10.66.0.1 >/dev/null &\n");
+    blue.shell("cat /sys/class/net/eth0/ifindex >/tmp/ifindex");
+
+    daemon.signal(Signal::STOP);
+    // In a call and in none.
+    blue.shell("ip link set eth0 down && ip link set eth0 up");
+    expect_carrier(&mut blue, false);
+    expect_carrier(&mut green, false);
+    daemon.signal(Signal::CONT);
+
+    expect_carrier(&mut blue, true);
+    expect_carrier(&mut green, true);
+    green.shell("killall -q ping; true");
+    blue.shell(&wait_for_ping("10.66.0.2"));
+    blue.shell(&format!("( {} )", pings("10.66.0.2")));
+    blue.shell("cmp /sys/class/net/eth0/ifindex /tmp/ifindex");
+    blue.shell("! dmesg | grep leaking");
+    assert_end(&town, &mut [blue, green]);
+}

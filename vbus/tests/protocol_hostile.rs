@@ -7,6 +7,7 @@
 
 mod protocol_lab;
 
+use std::cell::Cell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -29,7 +30,13 @@ use zerocopy::IntoBytes;
 /// Another client is served as if nothing had happened.
 fn assert_others_are_served(lab: &Lab) {
     let bus = lab.join();
-    let echo = bus.open(ECHO, ECHO_VERSION).unwrap();
+    // It is free once the device has let go of the one that was cut off.
+    let opened = Cell::new(Err(Errno::BUSY));
+    wait_until("the interface is free", || {
+        opened.set(bus.open(ECHO, ECHO_VERSION));
+        opened.get() != Err(Errno::BUSY)
+    });
+    let echo = opened.get().unwrap();
     let mut data = *b"abc";
     assert_eq!(bus.call(echo, func::REVERSE, &mut data), Ok(3));
     assert_eq!(&data, b"cba");
