@@ -96,6 +96,32 @@ fn interface_loses_its_carrier_with_the_daemon_and_nothing_else() {
 }
 
 #[test]
+fn interface_keeps_to_what_the_daemon_that_returns_can_do() {
+    let Some((mut town, [mut blue, mut green])) = neighbours() else {
+        return;
+    };
+    blue.shell("cat /sys/class/net/eth0/ifindex >/tmp/ifindex");
+    town.daemon.take().unwrap().kill();
+    expect_carrier(&mut blue, false);
+    expect_carrier(&mut green, false);
+    let path = town.site.path("state.toml");
+    let state = fs::read_to_string(&path).unwrap();
+    let smaller = state.replace("mtu = \"1500\"", "mtu = \"1000\"");
+    assert_ne!(state, smaller);
+    fs::write(&path, smaller).unwrap();
+    town.start_daemon("");
+
+    for guest in [&mut blue, &mut green] {
+        expect_carrier(guest, true);
+        guest.shell("cat /sys/class/net/eth0/mtu; grep -x 1000 /sys/class/net/eth0/mtu");
+    }
+    blue.shell(&wait_for_ping("10.66.0.2"));
+    blue.shell(&format!("( {} )", pings("10.66.0.2")));
+    blue.shell("cmp /sys/class/net/eth0/ifindex /tmp/ifindex");
+    assert_end(&town, &mut [blue, green]);
+}
+
+#[test]
 fn daemon_that_dies_again_and_again_under_traffic_takes_no_interface() {
     let Some((mut town, [mut blue, mut green])) = neighbours() else {
         return;
