@@ -4,7 +4,7 @@
 //! its id. A daemon that comes back tells of everything on the bus before it admits us; what is in the
 //! same place then and of the same kind goes on under the same id, and the rest is dropped.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use alacrity_devices::vbus_pci::OnLoss;
@@ -34,8 +34,8 @@ struct State {
     next_handle: u64,
     /// Connections by our handle, with the daemon's; `None` once that daemon is gone.
     handles: BTreeMap<u64, Option<Handle>>,
-    /// By cookie: memory that the daemon has (true) or is about to get.
-    shms: BTreeMap<u64, bool>,
+    /// Cookies of memory that the daemon has or is about to get.
+    shms: BTreeSet<u64>,
 }
 
 /// An interface that the guest knows.
@@ -95,7 +95,7 @@ impl Session {
                     })
                 }
                 Event::ShmClosed { cookie } => {
-                    let was_shared = state.shms.remove(&cookie).is_some();
+                    let was_shared = state.shms.remove(&cookie);
                     was_shared.then_some(Event::ShmClosed { cookie })
                 }
                 event @ Event::Signal { .. } => Some(event),
@@ -121,10 +121,7 @@ impl Session {
             if self.on_loss == OnLoss::Drop {
                 state.interfaces.clear();
             }
-            // Calls that are not answered yet fail, and then nothing is told of their memory.
-            let shms = std::mem::take(&mut state.shms).into_iter();
-            let shared = shms.filter(|(_, is_shared)| *is_shared);
-            (ids, shared.map(|(cookie, _)| cookie).collect())
+            (ids, std::mem::take(&mut state.shms).into_iter().collect())
         };
         for id in ids {
             self.events.event(match self.on_loss {
@@ -264,26 +261,23 @@ impl Verbs for Session {
     fn shm(&self, handle: Handle, request: ShmRequest) -> Result<(), Errno> {
         let (remote, handle) = self.connection(handle)?;
         let cookie = request.cookie;
-        // Before it is shared: its end can overtake the answer.
-        self.lock().shms.insert(cookie, false);
-        let shared = remote.shm(handle, request).map_err(as_dropped);
-        let mut state = self.lock();
-        match shared {
-            Ok(()) if !state.uses(&remote) => {
-                state.shms.remove(&cookie);
-                Err(Errno::NODEV)
+        {
+            let mut state = self.lock();
+            if !state.uses(&remote) {
+                return Err(Errno::NODEV);
             }
-            Ok(()) => {
-                // None: it ended already, and that was told.
-                if let Some(is_shared) = state.shms.get_mut(&cookie) {
-                    *is_shared = true;
-                }
-                Ok(())
-            }
+            // Before it is shared: its end can overtake the answer.
+            state.shms.insert(cookie);
+        }
+        match remote.shm(handle, request) {
+            // Nobody knows whether the daemon has it, so it counts as shared: its end is told with the
+            // others', once the daemon cannot have it any more.
+            Err(_) if remote.is_broken() => Ok(()),
             Err(errno) => {
-                state.shms.remove(&cookie);
-                Err(errno)
+                self.lock().shms.remove(&cookie);
+                Err(as_dropped(errno))
             }
+            Ok(()) => Ok(()),
         }
     }
 

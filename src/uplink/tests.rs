@@ -302,7 +302,17 @@ mod daemon {
         }
     }
 
-    /// Devices whose calls take three seconds.
+    impl Site {
+        /// An uplink that gives its daemon 300 ms for an answer.
+        fn impatient_uplink(&self, bus: &str, ram: &GuestRam) -> DaemonUplink {
+            let mut bus = DaemonBus::join(bus, Some(&self.socket())).unwrap();
+            bus.place.limit = Duration::from_millis(300);
+            bus.remote = bus.place.join().unwrap();
+            bus.uplink(ram.clone(), Box::new(String::new)).unwrap()
+        }
+    }
+
+    /// Devices that take three seconds for a call, and to refuse memory.
     struct SleeperClass;
     struct Sleeper;
 
@@ -341,6 +351,7 @@ mod daemon {
             Ok(0)
         }
         fn shm(&self, _shm: Shm) -> Result<(), Errno> {
+            thread::sleep(Duration::from_secs(3));
             Err(Errno::INVAL)
         }
         fn close(&self) {}
@@ -632,11 +643,7 @@ mod daemon {
         let (host, _server) = site.daemon(&["bus"]);
         add_sleeper(&host);
         let ram = ram();
-        let mut bus = DaemonBus::join("bus", Some(&site.socket())).unwrap();
-        bus.place.limit = Duration::from_millis(300);
-        drop(bus.remote);
-        bus.remote = bus.place.join().unwrap();
-        let uplink = bus.uplink(ram.clone(), Box::new(String::new)).unwrap();
+        let uplink = site.impatient_uplink("bus", &ram);
         let guest = Guest::attach(&uplink, &ram);
         wait_until("no interfaces", || guest.added() == [0, 1]);
         let mut venet = guest.open(0, 0).unwrap();
@@ -656,6 +663,37 @@ mod daemon {
         assert!(begin.elapsed() >= Duration::from_secs(3));
         wait_until("it did not return", || guest.added() == [0, 1, 0, 1]);
         assert_loops(&mut guest.open(0, 1).unwrap(), 2);
+    }
+
+    #[test]
+    fn memory_that_a_lost_daemon_may_have_is_not_free() {
+        let site = Site::new();
+        let (host, _server) = site.daemon(&["bus"]);
+        add_sleeper(&host);
+        let ram = ram();
+        let uplink = site.impatient_uplink("bus", &ram);
+        let guest = Guest::attach(&uplink, &ram);
+        wait_until("no interfaces", || guest.added() == [0, 1]);
+        let handle = guest.verbs.open(InterfaceId(1), 0).unwrap();
+        let request = ShmRequest {
+            id: 0,
+            priority: 0,
+            cookie: 77,
+            region: Region::from_ram(&ram, GuestAddress(BASE), 4096).unwrap(),
+            signal: None,
+        };
+
+        let begin = Instant::now();
+        let shared = guest.verbs.shm(handle, request);
+
+        // If it failed, the guest would use the memory anew, and the daemon still might.
+        assert_eq!(shared, Ok(()));
+        assert!(begin.elapsed() < Duration::from_secs(2), "it waited");
+        assert_eq!(guest.verbs.call(handle, 0, &mut []), Err(Errno::NODEV));
+        wait_until("memory is not let go", || {
+            guest.events().contains(&Event::ShmClosed { cookie: 77 })
+        });
+        assert!(begin.elapsed() >= Duration::from_secs(3), "too early");
     }
 
     #[test]

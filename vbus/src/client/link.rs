@@ -316,6 +316,11 @@ impl Link {
         }
     }
 
+    /// True once every request fails.
+    pub fn is_broken(&self) -> bool {
+        self.lock().broken.is_some()
+    }
+
     /// Interfaces that are on the bus.
     pub fn devices(&self) -> Vec<Device> {
         self.lock().inbox.devices()

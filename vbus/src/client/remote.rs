@@ -163,6 +163,12 @@ impl Remote {
         self.link.hang_up();
     }
 
+    /// True once the connection is of no use any more. Then nobody knows whether the daemon did what
+    /// it was asked for at last.
+    pub fn is_broken(&self) -> bool {
+        self.link.is_broken()
+    }
+
     fn memory(&self) -> MutexGuard<'_, Vec<Registered>> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
