@@ -5,6 +5,7 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
@@ -42,6 +43,12 @@ impl Vm {
             .process_group(0)
             .stderr(Stdio::piped());
         Vm { command }
+    }
+
+    /// The same with the guest image in `dir` as the default one.
+    pub fn with_image(mut self, dir: &Path) -> Self {
+        self.command.env("ALACRITY_GUEST_DIR", dir);
+        self
     }
 
     /// Runs it to its end with nothing on standard input.

@@ -5,6 +5,8 @@ use std::net::{Ipv4Addr, Shutdown, TcpListener};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 
+use serde_json::Value;
+
 use super::{DEADLINE, until};
 
 /// An iperf3 server on all addresses of the host, until it is dropped.
@@ -49,24 +51,50 @@ impl Drop for IperfServer {
     }
 }
 
-/// Bytes that each of the reports (iperf3 `-J`) in `text` says were received.
+/// For the guest's shell: to `target` for a second and back for another one, with more `options`;
+/// prints two reports.
+pub fn both_ways(target: &str, port: u16, options: &str) -> String {
+    let client = format!("iperf3 -J -i 0 -t 1 -c {target} -p {port} {options}");
+    format!("{client}; {client} -R")
+}
+
+/// The reports (iperf3 `-J`) in `text`, which may have other things before the first.
 #[track_caller]
-pub fn received_bytes(text: &str) -> Vec<u64> {
-    serde_json::Deserializer::from_str(text)
-        .into_iter::<serde_json::Value>()
+pub fn reports(text: &str) -> Vec<Value> {
+    let start = text.find('{').unwrap_or(text.len());
+    serde_json::Deserializer::from_str(&text[start..])
+        .into_iter::<Value>()
         .map(|report| {
             let report = report.unwrap_or_else(|error| panic!("{error} in: {text}"));
             assert!(report["error"].is_null(), "{report:#}");
-            report["end"]["sum_received"]["bytes"].as_u64().unwrap()
+            report
         })
         .collect()
+}
+
+/// Bytes that each of the reports in `text` says were received.
+#[track_caller]
+pub fn received_bytes(text: &str) -> Vec<u64> {
+    reports(text)
+        .iter()
+        .map(|report| report["end"]["sum_received"]["bytes"].as_u64().unwrap())
+        .collect()
+}
+
+/// Checks that `text` has as many reports, each of a flow that moved something.
+#[track_caller]
+pub fn assert_received(text: &str, num_reports: usize) {
+    let received = received_bytes(text);
+    assert_eq!(received.len(), num_reports, "{text}");
+    let has_moved = |bytes: &u64| *bytes > 100_000;
+    assert!(received.iter().all(has_moved), "{received:?}");
 }
 
 /// For the guest's shell: sends 4 MiB to [`send_back_once`] at `port` of `target`, and compares.
 pub fn compare(target: &str, port: u16) -> String {
     format!(
-        "dd if=/dev/urandom of=/tmp/out bs=1M count=4 2>/dev/null; \
-         nc {target} {port} </tmp/out >/tmp/in; cmp /tmp/out /tmp/in && echo equal"
+        "dd if=/dev/urandom of=/tmp/out{port} bs=1M count=4 2>/dev/null; \
+         nc {target} {port} </tmp/out{port} >/tmp/in{port}; cmp /tmp/out{port} /tmp/in{port} && echo equal"
     )
 }
 
@@ -84,7 +112,8 @@ pub fn send_back_once() -> u16 {
     port
 }
 
-fn free_port() -> u16 {
+/// A port that nothing uses now.
+pub fn free_port() -> u16 {
     let socket = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
     socket.local_addr().unwrap().port()
 }
