@@ -33,7 +33,7 @@ fn assert_network_works(keys: &str, guest_mtu: &str) {
         "cat /sys/class/net/eth0/mtu; {} && {} && {}",
         ping(&to),
         compare(&to, send_back_once()),
-        both_ways(&to, server.port, "")
+        both_ways(&to, server.port, "-t 1")
     );
 
     let outcome = Vm::new(&host, &["--net", &net.flag(keys), "--exec", &work]).run();
@@ -66,7 +66,7 @@ fn two_queue_pairs_serve_two_vcpus() {
     let to = net.host_ip();
     let work = format!(
         "taskset 1 ping -q -c 3 {to} && taskset 2 ping -q -c 3 {to} && ethtool -l eth0 && {}",
-        both_ways(&to, server.port, "-P 2")
+        both_ways(&to, server.port, "-t 1 -P 2")
     );
     let path = host.file("metrics");
     let flag = net.flag(",queues=2");

@@ -51,10 +51,10 @@ impl Drop for IperfServer {
     }
 }
 
-/// For the guest's shell: to `target` for a second and back for another one, with more `options`;
-/// prints two reports.
+/// For the guest's shell: to `target`, then back, each with `options` (how long, above all); prints
+/// two reports.
 pub fn both_ways(target: &str, port: u16, options: &str) -> String {
-    let client = format!("iperf3 -J -i 0 -t 1 -c {target} -p {port} {options}");
+    let client = format!("iperf3 -J -i 0 -c {target} -p {port} {options}");
     format!("{client}; {client} -R")
 }
 
