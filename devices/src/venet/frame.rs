@@ -37,6 +37,14 @@ pub(super) enum BadFrame {
     Segmentation { gso_size: u16, len: u32 },
 }
 
+impl BadFrame {
+    /// True if no client that follows the rules sends it, whatever others make it send: it is cut
+    /// off. The rest is what a guest's own guests and programs may ask for in vain.
+    pub(super) fn is_fault(self) -> bool {
+        matches!(self, BadFrame::Address | BadFrame::Segments)
+    }
+}
+
 /// What the sender left to be done.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Offload {

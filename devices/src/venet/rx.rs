@@ -1,12 +1,13 @@
 //! The receiving end of a connection: buffers that the client posted, filled with frames.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use vbus::abi::venet::{FrameMeta, rx_cap};
 use vbus::device::{FaultReporter, ShmSignal};
-use vbus::ring::{RingFault, Slot, South};
+use vbus::ring::{Slot, South};
 use vm_memory::{GuestAddress, GuestMemoryBackend};
 use zerocopy::little_endian::U64;
 
@@ -46,7 +47,7 @@ impl Client {
     }
 
     /// Cuts it off; reported once.
-    pub(super) fn cut_off(&self, ring: &str, fault: RingFault) {
+    pub(super) fn cut_off(&self, ring: &str, fault: impl fmt::Display) {
         if !self.is_cut_off.swap(true, Relaxed) {
             self.faults.report(&format_args!("{ring} ring: {fault}"));
         }
@@ -74,7 +75,7 @@ pub(super) struct Receiver {
 enum NotPut {
     /// No buffer, or too small ones.
     NoRoom,
-    /// A buffer that is none; it goes back.
+    /// A buffer that is none: the client is cut off.
     BadBuffer,
     /// The client is cut off.
     Fault,
@@ -168,7 +169,7 @@ impl Receiver {
             let len = left.min(buffer.len as usize);
             if !fill(&self.ram, frame, offset, buffer.addr, len) {
                 // Checked when they were gathered.
-                return Err(self.refuse_buffers(window.num_buffers));
+                return Err(self.bad_buffer(buffer));
             }
             offset += len;
         }
@@ -229,7 +230,7 @@ impl Receiver {
             if nth >= self.num_checked {
                 let gpa = GuestAddress(buffer.addr);
                 if buffer.len == 0 || !self.ram.check_range(gpa, buffer.len as usize) {
-                    return Err(self.refuse_buffers(nth + 1));
+                    return Err(self.bad_buffer(buffer));
                 }
                 self.num_checked = nth + 1;
             }
@@ -240,16 +241,14 @@ impl Receiver {
     }
 
     /// Room for a frame of up to `len` bytes that comes from elsewhere, empty if there are no
-    /// buffers. `None`: bad ones went back, look again.
-    pub(super) fn window(&mut self, len: u32, metrics: &PortMetrics) -> Option<Window> {
-        match self.gather(len) {
-            Ok(window) => Some(window),
-            Err(NotPut::BadBuffer) => {
+    /// buffers.
+    pub(super) fn window(&mut self, len: u32, metrics: &PortMetrics) -> Window {
+        self.gather(len).unwrap_or_else(|reason| {
+            if matches!(reason, NotPut::BadBuffer) {
                 metrics.rx_errors.add(1);
-                None
             }
-            Err(NotPut::NoRoom | NotPut::Fault) => Some(Window::default()),
-        }
+            Window::default()
+        })
     }
 
     /// The buffers of a window.
@@ -291,9 +290,10 @@ impl Receiver {
         self.most_held = self.most_held.max(self.held.len());
     }
 
-    /// Returns the first buffers without a frame.
-    fn refuse_buffers(&mut self, num_buffers: usize) -> NotPut {
-        self.return_empty(num_buffers);
+    fn bad_buffer(&self, buffer: &Slot) -> NotPut {
+        let Slot { addr, len, .. } = buffer;
+        let reason = format_args!("buffer of {len} bytes at {addr:#x} is none");
+        self.client.cut_off("receive", reason);
         NotPut::BadBuffer
     }
 
@@ -343,21 +343,17 @@ impl Receiver {
             self.take_all();
         }
         for _ in 0..2 {
-            let Some(has_room) = self.has_room(len, metrics) else {
-                return Room::Unclear;
-            };
-            if has_room {
+            if self.has_room(len, metrics) {
                 return Room::Ready;
             }
             // A client gives again what it knows that it got back.
             self.notify(metrics);
             self.end.signal.receiver.disable();
             self.take_all();
-            match self.has_room(len, metrics) {
-                None => return Room::Unclear,
-                Some(true) => return Room::Ready,
-                Some(false) if self.held.is_empty() || self.held.len() < self.most_held => {}
-                Some(false) => return Room::Ready,
+            if self.has_room(len, metrics)
+                || (!self.held.is_empty() && self.held.len() >= self.most_held)
+            {
+                return Room::Ready;
             }
             if self.end.signal.receiver.enable() {
                 return Room::Later;
@@ -366,10 +362,8 @@ impl Receiver {
         Room::Unclear
     }
 
-    /// `None`: look again.
-    fn has_room(&mut self, len: u32, metrics: &PortMetrics) -> Option<bool> {
-        let window = self.window(len, metrics)?;
-        Some(window.num_bytes >= u64::from(len))
+    fn has_room(&mut self, len: u32, metrics: &PortMetrics) -> bool {
+        self.window(len, metrics).num_bytes >= u64::from(len)
     }
 
     pub(super) fn is_cut_off(&self) -> bool {

@@ -119,9 +119,7 @@ impl TapFetch {
             0 => plain_bytes.min(MOST_BYTES),
             _ => MOST_BYTES,
         };
-        let Some(window) = receiver.window(wanted, metrics) else {
-            return Fetched::Done(0);
-        };
+        let window = receiver.window(wanted, metrics);
         // What a window has beyond the longest frame stays empty.
         let window_bytes = u32::try_from(window.num_bytes).unwrap_or(u32::MAX);
         let tail_start = (window_bytes as usize).min(self.room.len());

@@ -28,6 +28,15 @@ pub(super) enum Progress {
     More,
 }
 
+/// What the client cannot have done by following the rules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Fault {
+    #[error(transparent)]
+    Ring(#[from] RingFault),
+    #[error(transparent)]
+    Frame(#[from] BadFrame),
+}
+
 /// What follows when there is nothing left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Rest {
@@ -73,7 +82,7 @@ impl Sender {
     /// Sends what the ring holds along `path`, at most about `budget` frames.
     ///
     /// # Errors
-    /// The ring is broken; it is not to be used again.
+    /// The client broke the rules; its ring is not to be used again.
     pub(super) fn serve(
         &mut self,
         path: &mut dyn Path,
@@ -81,7 +90,7 @@ impl Sender {
         metrics: &PortMetrics,
         budget: u32,
         rest: Rest,
-    ) -> Result<Progress, RingFault> {
+    ) -> Result<Progress, Fault> {
         let mut budget = budget;
         self.end.signal.receiver.disable();
         loop {
@@ -96,7 +105,7 @@ impl Sender {
                 self.end.signal.receiver.disable();
             }
             // An empty look costs as well: a client that only says "dirty" keeps nobody here.
-            let cost = self.send(num_taken, path, scratch, metrics).max(1);
+            let cost = self.send(num_taken, path, scratch, metrics)?.max(1);
             budget = budget.saturating_sub(cost);
             if budget == 0 {
                 return Ok(Progress::More);
@@ -105,15 +114,18 @@ impl Sender {
     }
 
     /// Sends the first `num_taken` of the slots and returns them; what it took, in frames copied.
+    ///
+    /// # Errors
+    /// A frame that breaks the rules. Those before it are sent.
     fn send(
         &mut self,
         num_taken: usize,
         path: &mut dyn Path,
         scratch: &mut Scratch,
         metrics: &PortMetrics,
-    ) -> u32 {
+    ) -> Result<u32, BadFrame> {
         if num_taken == 0 {
-            return 0;
+            return Ok(0);
         }
         metrics.batches.add(1);
         let mut batch = Batch::default();
@@ -125,6 +137,13 @@ impl Sender {
                 .and_then(|()| {
                     Frame::in_ram(&self.ram, &self.pieces, slot.len, &meta, self.limits)
                 });
+            if let Err(reason) = result
+                && reason.is_fault()
+            {
+                metrics.tx_errors.add(1);
+                batch.end(&mut self.end, path, metrics);
+                return Err(reason);
+            }
             batch.num_slots += 1;
             match result {
                 Ok(frame) => {
@@ -144,7 +163,7 @@ impl Sender {
             }
         }
         batch.end(&mut self.end, path, metrics);
-        cost
+        Ok(cost)
     }
 }
 

@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use alacrity_devices::GuestRam;
 use alacrity_devices::venet::{LoopbackClass, SwitchClass};
 use proptest::prelude::*;
-use vbus::abi::venet::{Capabilities, VERSION, cap_group, event_cap, func, shm_id, tx_cap};
+use vbus::abi::venet::{
+    Capabilities, VERSION, cap_group, event_cap, frame_flag, func, shm_id, tx_cap,
+};
 use vbus::abi::{RING_SIGNAL_OFFSET, RING_SLOTS_OFFSET};
 use vbus::device::{Connection, Device, DeviceClass, FaultReporter, Peer, Shm, ShmSignal};
 use vbus::memory::{Region, Words};
@@ -225,8 +227,15 @@ proptest! {
         raw.rx.publish(&rx);
         raw.tx.publish(&tx);
 
-        raw.check_that_it_works();
-        assert_eq!(raw.num_faults(), 0);
+        let (tx, faults) = (&mut raw.tx.north, &raw.faults.0);
+        wait_for("all slots come back, or none will", || {
+            tx.reclaim().unwrap();
+            tx.outstanding() == 0 || faults.load(Ordering::SeqCst) > 0
+        });
+        match raw.num_faults() {
+            0 => raw.check_that_it_works(),
+            num_faults => assert_eq!(num_faults, 1),
+        }
         raw.connection.close();
     }
 
@@ -257,6 +266,66 @@ fn corrupt(ring: &RawRing) {
         ring.region.store(offset, 0x7777 << 48, Ordering::SeqCst);
     }
     ring.ring();
+}
+
+/// A slot for a frame in `count` segments, the first at `addr` of the pool.
+fn scattered(addr: u64, count: u64) -> Slot {
+    Slot {
+        addr,
+        len: 60,
+        meta: [0, u64::from(frame_flag::SG) | count << 32],
+    }
+}
+
+#[test]
+fn frame_that_is_not_all_in_memory_cuts_its_sender_off() {
+    let plain = |addr| Slot {
+        addr,
+        len: 60,
+        meta: [0; 2],
+    };
+    let bad = [
+        plain(BASE + MEMORY_BYTES - 59),
+        plain(BASE - 1),
+        plain(u64::MAX),
+        scattered(0, 1),    // a segment of no bytes
+        scattered(16, 1),   // one that is not in memory
+        scattered(32, 1),   // one with reserved bits
+        scattered(48, 2),   // two that sum up to something else
+        scattered(4096, 1), // behind the pool
+        scattered(0, 33),
+    ];
+    for slot in bad {
+        let mut raw = loopback();
+        let end = BASE + MEMORY_BYTES;
+        let segments = [0, 0, end, 60, BASE, 60 | 1 << 32, BASE, 60, BASE, 60];
+        for (nth, word) in segments.into_iter().enumerate() {
+            raw.pool.store(nth * 8, word, Ordering::SeqCst);
+        }
+        raw.tx.publish(&[slot]);
+
+        wait_for("the report", || raw.num_faults() > 0);
+        raw.connection.close();
+        assert_eq!(raw.num_faults(), 1, "{slot:?}");
+    }
+}
+
+#[test]
+fn buffer_that_is_not_all_in_memory_cuts_its_owner_off() {
+    for (addr, len) in [(BASE - 1, 60), (BASE, 0), (BASE, u32::MAX), (u64::MAX, 60)] {
+        let mut raw = loopback();
+        let meta = [0; 2];
+        raw.rx.publish(&[Slot { addr, len, meta }]);
+        raw.tx.publish(&[Slot {
+            addr: BASE,
+            len: 60,
+            meta,
+        }]);
+
+        wait_for("the report", || raw.num_faults() > 0);
+        raw.connection.close();
+        assert_eq!(raw.num_faults(), 1, "{addr:#x}, {len}");
+    }
 }
 
 #[test]
