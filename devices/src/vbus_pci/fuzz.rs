@@ -1,6 +1,7 @@
 //! A hostile guest that does what a fuzzer's bytes say.
 
 use std::sync::atomic::Ordering::SeqCst;
+use std::thread;
 
 use vbus::abi::pci::{NUM_EVENT_QUEUES, PORTS_BAR, REGISTERS_BAR, port};
 use vbus::test_utils::{add_echo, wait_until};
@@ -56,15 +57,30 @@ impl Source<'_> {
 /// # Panics
 /// It does not.
 pub fn drive(bytes: &[u8]) {
-    let mut source = Source(bytes);
+    drive_together(&[bytes]);
+}
+
+/// The same with several vCPUs at once, one for each of `scripts`.
+///
+/// # Panics
+/// It does not.
+pub fn drive_together(scripts: &[&[u8]]) {
     let guest = FakeGuest::new(NUM_DEVICES);
-    if source.byte() % 4 != 0 {
+    let first = scripts.first().and_then(|script| script.first());
+    if first.is_some_and(|byte| byte % 4 != 0) {
         guest.start(NUM_SLOTS);
         let _ = guest.open(0);
     }
-    while !source.0.is_empty() {
-        act(&guest, &mut source);
-    }
+    thread::scope(|scope| {
+        for script in scripts {
+            let (guest, mut source) = (&guest, Source(script.get(1..).unwrap_or_default()));
+            scope.spawn(move || {
+                while !source.0.is_empty() {
+                    act(guest, &mut source);
+                }
+            });
+        }
+    });
     guest.function.write_config(4, &[7, 0]);
     guest.reset();
     // What was dropped before is closed by the bus, which a reset waits for if it has memory.

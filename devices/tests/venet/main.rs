@@ -12,5 +12,6 @@ mod loopback;
 mod offloads;
 mod remote;
 mod setup;
+mod siege;
 mod switch;
 mod tap;

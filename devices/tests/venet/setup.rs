@@ -41,7 +41,7 @@ pub fn ring(id: u32, num_slots: u32) -> (ShmRequest, North, Region) {
     (request, north, region)
 }
 
-fn negotiate(
+pub fn negotiate(
     bus: &impl Verbs,
     handle: vbus::verbs::Handle,
     group: u32,

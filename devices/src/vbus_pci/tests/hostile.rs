@@ -16,6 +16,14 @@ proptest! {
     }
 
     #[test]
+    fn anything_at_all_by_several_vcpus_at_once_is_survived(
+        scripts in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..3000), 4),
+    ) {
+        let scripts: Vec<&[u8]> = scripts.iter().map(Vec::as_slice).collect();
+        fuzz::drive_together(&scripts);
+    }
+
+    #[test]
     fn call_that_fails_writes_its_status_and_nothing_else(
         func in 0u32..12,
         args in prop::collection::vec(prop_oneof![any::<u64>(), 0u64..300], 6),
