@@ -1,9 +1,7 @@
 //! Guests that break the rules of the bus: they lose what is theirs, and nobody else notices.
 //!
-//! Ignored unless asked for, because the emulated processor of the lab does not stand it: about every
-//! second run ends with a triple fault, a guest that stands still, or a crash of the lab's own kernel,
-//! also in guests that attack nobody. With hardware virtualization, as root:
-//! `cargo test --test boot_vbus_hostile -- --ignored --test-threads=1`.
+//! The attacks are few steps with pauses, because the lab's emulated processor does not stand floods of
+//! exits; `devices/tests/venet/siege.rs` attacks the same code at full speed.
 
 #![allow(
     clippy::unwrap_used,
@@ -13,22 +11,140 @@
 
 mod common;
 
+use std::net::UdpSocket;
+use std::ops::AddAssign;
+use std::thread;
+use std::time::Duration;
+
 use common::daemon::{Daemon, Site};
 use common::guest::{Outcome, Running, Vm};
 use common::host::{Host, run};
 use common::iperf::{IperfServer, received_bytes};
-use common::{DEADLINE, skip, until};
+use common::{DEADLINE, assert_says, skip, until};
 
-/// Names of all attacks of `vbus_hostile.ko`.
-const ATTACKS: [&str; 7] = [
-    "verbs",
+/// Attacks of `vbus_hostile.ko` that are over as soon as they are done.
+const ATTACKS: [&str; 11] = [
     "rings",
     "segments",
-    "doorbells",
-    "reset",
-    "handles",
+    "buffers",
+    "signals",
+    "scribble",
+    "verbs",
+    "guesses",
     "events",
+    "handles",
+    "doorbells",
+    "resets",
 ];
+
+/// Of the random ones. Another one is as good: whatever comes of it is a failure of the host.
+const SEED: u32 = 4;
+
+/// What the module found: the host's answer to each case is one of these.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Report {
+    tried: u64,
+    cut_off: u64,
+    stopped: u64,
+    refused: u64,
+    harmless: u64,
+    failed: u64,
+}
+
+impl AddAssign for Report {
+    fn add_assign(&mut self, other: Self) {
+        self.tried += other.tried;
+        self.cut_off += other.cut_off;
+        self.stopped += other.stopped;
+        self.refused += other.refused;
+        self.harmless += other.harmless;
+        self.failed += other.failed;
+    }
+}
+
+impl Report {
+    /// The report about `mode` in the kernel's log.
+    #[track_caller]
+    fn find(outcome: &Outcome, mode: &str) -> Self {
+        let start = format!("vbus_hostile: {mode}: seed {SEED}, ");
+        let Some((_, rest)) = outcome.stdout.split_once(&start) else {
+            panic!("no report of {mode}\n{outcome:?}");
+        };
+        let line = rest.lines().next().unwrap();
+        let numbers: Vec<u64> = line
+            .split([' ', ','])
+            .filter_map(|word| word.parse().ok())
+            .collect();
+        let [tried, cut_off, stopped, refused, harmless, failed] = numbers[..] else {
+            panic!("not a report: {line}");
+        };
+        Report {
+            tried,
+            cut_off,
+            stopped,
+            refused,
+            harmless,
+            failed,
+        }
+    }
+
+    /// All of `modes`, none of which may have found fault with the host.
+    #[track_caller]
+    fn all(outcome: &Outcome, modes: &[&str]) -> Self {
+        let mut all = Report::default();
+        for mode in modes {
+            let report = Self::find(outcome, mode);
+            println!("{mode}: {report:?}");
+            assert!(
+                report.tried > 0 && report.failed == 0,
+                "{mode}: {outcome:?}"
+            );
+            all += report;
+        }
+        all
+    }
+}
+
+/// For the guest's shell: runs each of `attacks`, and prints what the module has to say.
+fn attack(attacks: &[&str]) -> String {
+    let attacks = attacks.join(" ");
+    format!(
+        "while [ -d /sys/bus/vbus ]; do rmmod venet vbus_pci vbus; usleep 200000; done 2>/dev/null
+         for mode in {attacks}; do
+             echo attack: $mode
+             modprobe vbus_hostile mode=$mode seed={SEED} || exit 3
+             rmmod vbus_hostile
+         done
+         dmesg | grep vbus_hostile:"
+    )
+}
+
+#[test]
+fn embedded_bus_survives_all_attacks() {
+    let Some(host) = Host::ready() else { return };
+    let metrics = host.file("metrics");
+    let script = attack(&ATTACKS);
+    let flags = ["--venet", "loopback", "--exec", &script];
+    let metrics_flag = ["--metrics", metrics.to_str().unwrap()];
+
+    let outcome = Vm::new(&host, &[&flags[..], &metrics_flag].concat()).run();
+
+    outcome.assert_status(0);
+    let report = Report::all(&outcome, &ATTACKS);
+    assert!(report.cut_off > 35 && report.stopped == 12, "{report:?}");
+    assert_says(
+        &outcome.stderr,
+        &["cut off process", "event queue 0: slot 1 has turn"],
+    );
+    let connector = &host.metrics()["devices"]["vbus0"];
+    let count = |name: &str| connector[name].as_u64().unwrap();
+    assert_eq!(count("faults"), report.stopped, "{connector:#}");
+    assert_eq!(count("devices_dropped"), report.cut_off, "{connector:#}");
+    assert!(count("failed_calls") >= report.refused, "{connector:#}");
+    assert!(count("unanswered_calls") > 0, "{connector:#}");
+    assert!(count("unknown_doorbells") > 9, "{connector:#}");
+    assert_eq!(count("late_closes"), 0, "{connector:#}");
+}
 
 /// A switch on two buses, and an address of the host behind it.
 struct Network {
@@ -51,6 +167,8 @@ impl Network {
         ))
         .ok();
         run("ip", &["addr", "add", "10.214.0.1/24", "dev", &uplink]);
+        // The victim looks whether this one is still there.
+        run("ip", &["addr", "add", "10.214.0.9/24", "dev", &uplink]);
         run("ip", &["link", "set", &uplink, "up"]);
         Network {
             site,
@@ -60,73 +178,88 @@ impl Network {
     }
 
     /// A guest on `bus` that runs `script`.
-    fn guest(&self, host: &Host, bus: &str, script: &str, more: &[&str]) -> Running {
+    fn guest(&self, host: &Host, bus: &str, script: &str) -> Running {
         let socket = self.site.socket();
         let socket = socket.to_str().unwrap();
         let flags = ["--bus", bus, "--host", socket, "--exec", script];
-        Vm::new(host, &[&flags, more].concat()).start()
+        Vm::new(host, &flags).start()
     }
 
-    /// A guest whose network is tried for `seconds`; prints reports of iperf3.
-    fn victim(&self, host: &Host, port: u16, seconds: u32) -> Running {
+    /// A guest that sends to `port` of the host until it is told to end, and then says whether its
+    /// memory is what it was.
+    fn victim(&self, host: &Host, port: u16) -> Running {
         let script = format!(
             "until [ -e /sys/class/net/eth0 ]; do usleep 100000; done
              ip addr add 10.214.0.2/24 dev eth0; ip link set eth0 up
              until ping -q -c 1 -W 1 10.214.0.1 >/dev/null; do usleep 100000; done
+             dd if=/dev/urandom of=/tmp/canary bs=1M count=64 2>/dev/null
+             sum=$(md5sum </tmp/canary)
              echo ready
-             iperf3 -J -i 0 -t {seconds} -c 10.214.0.1 -p {port}"
+             while ping -q -c 1 -W 1 10.214.0.9 >/dev/null; do
+                 iperf3 -J -i 0 -b 20M -t 1 -c 10.214.0.1 -p {port} || exit 4
+             done
+             [ \"$sum\" = \"$(md5sum </tmp/canary)\" ] && echo unchanged"
         );
-        self.guest(host, "victim", &script, &[])
+        self.guest(host, "victim", &script)
     }
 
-    fn counter(&self, path: &str) -> u64 {
-        let text = self.site.shell(&format!("vbus cat {path}")).ok();
-        text.trim().parse().unwrap()
+    fn tell_victim_to_end(&self) {
+        let uplink = &self.uplink;
+        run("ip", &["addr", "del", "10.214.0.9/24", "dev", uplink]);
     }
-}
 
-/// Runs each of `attacks`; the kernel's report of each is printed.
-fn attack(attacks: &[&str], parameters: &str) -> String {
-    let attacks = attacks.join(" ");
-    format!(
-        "rmmod venet vbus_pci vbus
-         for mode in {attacks}; do
-             modprobe vbus_hostile mode=$mode {parameters} || exit 3
-             rmmod vbus_hostile
-         done
-         dmesg | grep vbus_hostile:"
-    )
-}
+    /// Sends more to the guest on `bus` than it has buffers for; how many frames were dropped.
+    fn flood(&self, guest: &Running, bus: &str, ip: &str) -> u64 {
+        let dropped = || self.port(bus, "rx_dropped").parse::<u64>().unwrap();
+        let is_up = until(DEADLINE, || self.port(bus, "state") == "up");
+        assert!(is_up, "{}{guest:?}", self.get("sys/devices/sw/ports"));
+        let before = dropped();
+        run(
+            "ip",
+            &[
+                "neigh",
+                "replace",
+                ip,
+                "lladdr",
+                &self.port(bus, "mac"),
+                "dev",
+                &self.uplink,
+            ],
+        );
+        let socket = UdpSocket::bind("10.214.0.1:0").unwrap();
+        for _ in 0..30 {
+            for _ in 0..100 {
+                socket.send_to(&[0; 1000], (ip, 9)).unwrap();
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        dropped() - before
+    }
 
-#[track_caller]
-fn assert_all_attacked(outcome: &Outcome, attacks: &[&str]) {
-    outcome.assert_status(0);
-    for mode in attacks {
-        let report = format!("vbus_hostile: {mode}: ");
-        assert!(outcome.stdout.contains(&report), "{mode}: {outcome:?}");
+    fn get(&self, path: &str) -> String {
+        self.site.shell(&format!("vbus cat {path}")).ok()
+    }
+
+    /// A counter of the switch's port on `bus`, or another field of its line.
+    fn port(&self, bus: &str, field: &str) -> String {
+        let table = self.get("sys/devices/sw/ports");
+        let line = table.lines().find(|line| line.starts_with(bus));
+        let mut fields = line.unwrap_or_default().split(' ');
+        match field {
+            "mac" => fields.nth(1).unwrap_or_default().into(),
+            "state" => fields.nth(2).unwrap_or_default().into(),
+            _ => {
+                let key = format!("{field}=");
+                fields
+                    .find_map(|it| it.strip_prefix(&key))
+                    .unwrap_or_default()
+                    .into()
+            }
+        }
     }
 }
 
 #[test]
-#[ignore = "an emulated processor does not stand it"]
-fn embedded_bus_survives_all_attacks() {
-    let Some(host) = Host::ready() else { return };
-    let metrics = host.file("metrics");
-    let script = attack(&ATTACKS, "rounds=4 steps=400");
-    let flags = ["--venet", "loopback", "--cpus", "2", "--exec", &script];
-    let metrics_flag = ["--metrics", metrics.to_str().unwrap()];
-
-    let outcome = Vm::new(&host, &[&flags[..], &metrics_flag].concat()).run();
-
-    assert_all_attacked(&outcome, &ATTACKS);
-    let metrics = host.metrics();
-    let connector = &metrics["devices"]["vbus0"];
-    assert!(connector["resets"].as_u64().unwrap() > 0, "{metrics:#}");
-    assert!(connector["failed_calls"].as_u64().unwrap() > 0);
-}
-
-#[test]
-#[ignore = "an emulated processor does not stand it"]
 fn attacker_on_the_switch_does_not_stop_the_victim() {
     let Some(host) = Host::ready_for_root() else {
         return;
@@ -138,23 +271,60 @@ fn attacker_on_the_switch_does_not_stop_the_victim() {
     let fds = network.daemon.num_fds();
     let threads = network.daemon.num_threads();
 
-    let victim = network.victim(&host, server.port, 12);
+    let victim = network.victim(&host, server.port);
     victim.wait_for("ready");
-    let script = attack(&ATTACKS, "rounds=3 steps=300");
-    let attacker = network.guest(&host, "attacker", &script, &[]);
+    let anon_kib = network.daemon.anon_kib();
+    let modes = [&ATTACKS[..], &["hoard"]].concat();
+    let attacker = network.guest(&host, "attacker", &attack(&modes));
+    for mode in &modes {
+        attacker.wait_for(&format!("attack: {mode}\n"));
+    }
+    let num_dropped = network.flood(&attacker, "attacker", "10.214.0.3");
+    network
+        .site
+        .shell("vbus rm config/instances/attacker/sw")
+        .ok();
     let attacker = attacker.wait();
+    let grown_kib = network.daemon.anon_kib().saturating_sub(anon_kib);
+    network.tell_victim_to_end();
     let victim = victim.wait();
 
-    assert_all_attacked(&attacker, &ATTACKS);
-    victim.assert_status(0);
-    let report = victim.stdout.find('{').unwrap();
-    let received = received_bytes(&victim.stdout[report..]);
-    assert!(received[0] > 1_000_000, "{received:?}");
-    assert!(network.counter("sys/devices/sw/faults") > 0);
-    // All that the two had is gone, and the link they used is as it was.
+    attacker.assert_status(0);
+    let report = Report::all(&attacker, &ATTACKS);
+    assert_eq!(Report::all(&attacker, &["hoard"]).cut_off, 1);
+    assert!(report.cut_off > 35 && report.stopped == 12, "{report:?}");
+    // Each was counted and logged by the host; what was scribbled may have been noticed too late to be told.
+    let faults: u64 = network.get("sys/devices/sw/faults").trim().parse().unwrap();
     assert!(
-        until(DEADLINE, || network.daemon.num_fds() == fds
-            && network.daemon.num_threads() == threads),
+        (report.cut_off..report.cut_off + 8).contains(&faults),
+        "{faults}"
+    );
+    assert_says(
+        &network.daemon.stderr.text(),
+        &["on bus attacker: transmit ring", "(32 faults so far)"],
+    );
+    assert!(!network.daemon.stderr.text().contains("on bus victim"));
+    assert!(num_dropped > 1000, "{num_dropped}");
+    assert!(
+        grown_kib < 8 << 10,
+        "the daemon has grown by {grown_kib} KiB"
+    );
+
+    victim.assert_status(0).assert_prints(&["unchanged"]);
+    let reports = &victim.stdout[victim.stdout.find('{').unwrap()..];
+    let received = received_bytes(reports.trim_end().trim_end_matches("unchanged"));
+    println!("victim: {received:?}");
+    // Each second something came through; how much is the machine's affair.
+    let is_alive = received.iter().all(|bytes| *bytes > 10_000);
+    let total: u64 = received.iter().sum();
+    assert!(
+        received.len() > 3 && is_alive && total > 1_000_000,
+        "{received:?}"
+    );
+    // All that the two had is gone, and one more: a descriptor of the port that was taken away.
+    assert!(
+        until(DEADLINE, || network.daemon.num_fds() < fds
+            && network.daemon.num_threads() <= threads),
         "{} descriptors of {fds}, {} threads of {threads}",
         network.daemon.num_fds(),
         network.daemon.num_threads()
