@@ -6,7 +6,7 @@
 use std::os::fd::RawFd;
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use vbus::abi::venet::event;
@@ -15,7 +15,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::frame::Scratch;
 use super::path::{Backend, Path};
-use super::poll::Poll;
+use super::poll::{Next, Poll};
 use super::port::{Port, lock};
 use super::rx::{Client, RingEnd};
 use super::tx::{Progress, Rest, Sender};
@@ -28,8 +28,6 @@ const SOURCE: u32 = 4;
 
 /// Frames to send per turn; then the others have theirs.
 const BUDGET: u32 = 256;
-/// Longest turn that finds work again and again; then the others have theirs.
-const TURN: Duration = Duration::from_millis(2);
 
 /// Tells a client what happened, in slots of its event ring.
 pub(super) struct EventQueue {
@@ -107,7 +105,7 @@ impl Handler {
             }
             TX_DOORBELL => {
                 self.port.metrics.doorbells.add(1);
-                self.serve_tx();
+                self.serve_tx(Rest::Awake);
             }
             EVENT_DOORBELL => {
                 self.port.metrics.doorbells.add(1);
@@ -116,14 +114,14 @@ impl Handler {
             SOURCE => self.serve_source(),
             _ => {
                 self.tell_events();
-                self.serve_tx();
+                self.serve_tx(Rest::Awake);
                 self.serve_source();
             }
         }
     }
 
-    fn serve_tx(&mut self) {
-        if self.transmit(Rest::Asleep) == Progress::More {
+    fn serve_tx(&mut self, rest: Rest) {
+        if self.transmit(rest) == Progress::More {
             self.kick();
         }
     }
@@ -164,38 +162,46 @@ impl Handler {
         progress.unwrap_or(Progress::Idle)
     }
 
-    /// Looks for more work for a moment, without asking for doorbells.
-    fn look_around(&mut self) {
-        let window = self.poll.window();
-        if window.is_zero() || self.has_more {
+    /// Looks for more work until there is none, without asking for doorbells. `num_before` is what
+    /// was moved when the worker was woken.
+    fn look_around(&mut self, num_before: u64) {
+        if self.has_more {
             return;
         }
-        let start = Instant::now();
-        let (mut now, mut worked) = (start, start);
-        let mut num_before = self.num_packets();
-        while now - worked <= window && now - start <= TURN && !self.client.is_cut_off() {
-            if self.transmit(Rest::Awake) == Progress::More || self.receive() == Progress::More {
-                self.kick();
-                break;
-            }
-            now = Instant::now();
-            let num_packets = self.num_packets();
-            if num_packets != num_before {
-                (num_before, worked) = (num_packets, now);
+        let mut num_moved = self.num_moved();
+        let num_frames = num_moved.wrapping_sub(num_before);
+        let mut look = self.poll.look(Instant::now(), num_frames);
+        while !self.has_more && !self.client.is_cut_off() {
+            match look.next() {
+                Next::Look => {}
+                Next::Sleep => break,
+                Next::Later => {
+                    self.kick();
+                    break;
+                }
             }
             // Whoever else wants this CPU gets it.
             thread::yield_now();
+            self.path.refresh();
+            self.serve_tx(Rest::Awake);
+            // A source tells by itself that it has frames; to ask it is a system call.
+            if look.is_waiting() || self.num_moved() != num_moved {
+                self.serve_source();
+            }
+            let num_before = std::mem::replace(&mut num_moved, self.num_moved());
+            look.looked(Instant::now(), num_moved != num_before);
         }
-        self.serve_tx();
+        self.poll.has_looked(&look);
     }
 
-    /// Changes whenever something happens on this port.
-    fn num_packets(&self) -> u64 {
+    /// Frames that this worker has moved so far, from the client and from the source.
+    fn num_moved(&self) -> u64 {
         let metrics = &self.port.metrics;
-        metrics
-            .tx_packets
-            .get()
-            .wrapping_add(metrics.rx_packets.get())
+        let num_received = match self.source {
+            Some(_) => metrics.rx_packets.get(),
+            None => 0,
+        };
+        metrics.tx_packets.get().wrapping_add(num_received)
     }
 
     fn tell_events(&mut self) {
@@ -277,8 +283,14 @@ impl MutEventSubscriber for Handler {
                 // Find out even if there is no buffer for a frame.
                 self.path.check_source();
             }
+            // From here on nobody rings for frames to send, whatever it was that woke us.
+            lock(&self.sender).stay_awake();
+            let num_before = self.num_moved();
             self.serve(events.data());
-            self.look_around();
+            self.look_around(num_before);
+            if !self.has_more {
+                self.serve_tx(Rest::Asleep);
+            }
             if !self.has_more {
                 self.poll.sleeps(Instant::now());
             }

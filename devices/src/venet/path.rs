@@ -39,7 +39,7 @@ pub(super) trait Path: Send {
     /// Who sends, for the log.
     fn name(&self) -> &str;
 
-    /// Looks what has changed since the last time. Called at the start of each turn.
+    /// Looks what has changed since the last time. Called before each look at a client's frames.
     fn refresh(&mut self) {}
 
     /// Sends a frame; what that took, in frames copied. Never waits.

@@ -53,10 +53,6 @@ impl SwitchPath {
         self.own.as_ref()
     }
 
-    fn port(&self, port_idx: u8) -> Option<&Arc<SwitchPort>> {
-        self.ports.get(usize::from(port_idx))?.as_ref()
-    }
-
     /// Sends to one port; what that took.
     fn send_to(
         port: &SwitchPort,
@@ -86,7 +82,10 @@ impl SwitchPath {
     }
 
     /// Sends to all ports but the frame's own, if there were not too many copies of such frames.
-    fn flood(&mut self, own: &SwitchPort, frame: &Frame<'_>, scratch: &mut Scratch) -> u32 {
+    fn flood(&mut self, frame: &Frame<'_>, scratch: &mut Scratch) -> u32 {
+        let Some(own) = &self.own else {
+            return 1;
+        };
         let rate = self.switch.flood_rate.load(Relaxed);
         if !lock(&own.bucket).take(rate, self.now_ms) {
             own.metrics().tx_dropped.add(1);
@@ -120,7 +119,8 @@ impl Path for SwitchPath {
     }
 
     fn send(&mut self, frame: &Frame<'_>, scratch: &mut Scratch) -> u32 {
-        let Some(own) = self.own.clone() else {
+        // Borrowed, not cloned: workers of other ports count references to the same ports.
+        let Some(own) = &self.own else {
             return 1;
         };
         let now = Switch::seconds(self.now_ms);
@@ -138,14 +138,11 @@ impl Path for SwitchPath {
         } else {
             table.lookup(destination, now, ageing)
         };
-        match known.and_then(|port_idx| self.port(port_idx)) {
+        match known.and_then(|port_idx| self.ports.get(usize::from(port_idx))?.as_ref()) {
             // It is where it came from.
             Some(port) if port.port_idx == own.port_idx => 1,
-            Some(port) => {
-                let port = Arc::clone(port);
-                Self::send_to(&port, &mut self.touched, frame, scratch)
-            }
-            None => self.flood(&own, frame, scratch),
+            Some(port) => Self::send_to(port, &mut self.touched, frame, scratch),
+            None => self.flood(frame, scratch),
         }
     }
 

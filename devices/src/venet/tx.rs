@@ -79,6 +79,11 @@ impl Sender {
         self.pool = pool;
     }
 
+    /// Asks for no doorbell until [`Rest::Asleep`].
+    pub(super) fn stay_awake(&self) {
+        self.end.signal.receiver.disable();
+    }
+
     /// Sends what the ring holds along `path`, at most about `budget` frames.
     ///
     /// # Errors
