@@ -39,6 +39,8 @@ pub(super) struct TapFetch {
     waiting: Option<(u32, FrameMeta)>,
     /// How many more frames get buffers for a large one.
     num_large_left: u32,
+    /// The last frame came alone.
+    was_alone: bool,
 }
 
 /// What became of one frame.
@@ -58,6 +60,7 @@ impl TapFetch {
             room: vec![0; MOST_BYTES as usize].into_boxed_slice(),
             waiting: None,
             num_large_left: 0,
+            was_alone: false,
         }
     }
 
@@ -94,7 +97,16 @@ impl TapFetch {
             match fetched {
                 Fetched::Done(len) => num_bytes += u64::from(len),
                 Fetched::Waits => {}
-                Fetched::Nothing => return Progress::Idle,
+                Fetched::Nothing => {
+                    if num_frames > 1 {
+                        self.was_alone = num_frames == 2;
+                    }
+                    return Progress::Idle;
+                }
+            }
+            // Another one alone: its client need not wait until the TAP says that it is empty.
+            if num_frames == 1 && self.was_alone {
+                receiver.notify(metrics);
             }
             if num_frames - notified_frames >= NOTIFY_FRAMES
                 || num_bytes - notified_bytes >= NOTIFY_BYTES

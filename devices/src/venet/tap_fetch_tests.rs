@@ -1,5 +1,6 @@
 //! A socket in place of the TAP: it keeps the bounds of frames as well.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -190,6 +191,59 @@ fn tcp4(payload_bytes: usize) -> (FrameMeta, Vec<u8>) {
         ..FrameMeta::default()
     };
     (meta, frame)
+}
+
+/// Notes how many signals were sent when the TAP was asked for a frame.
+struct Watched<'l> {
+    source: &'l Socket,
+    metrics: &'l PortMetrics,
+    seen: RefCell<Vec<u64>>,
+}
+
+impl FrameSource for Watched<'_> {
+    fn read_into(
+        &self,
+        list: &mut MixedIoVecs,
+        ram: &GuestRam,
+        pieces: impl IntoIterator<Item = Piece>,
+        tail: &mut [u8],
+    ) -> Option<TapFrame> {
+        self.seen.borrow_mut().push(self.metrics.signals.get());
+        self.source.read_into(list, ram, pieces, tail)
+    }
+}
+
+#[test]
+fn client_of_lone_frames_is_told_before_the_tap_is_asked_for_more() {
+    let mut lab = Lab::new(rx_cap::MERGED);
+    lab.post(20);
+    let mut serve = |num_frames| {
+        lab.from_south.disable();
+        assert!(lab.from_south.enable());
+        for _ in 0..num_frames {
+            lab.send(&FrameMeta::default(), &plain(60, 1));
+        }
+        let before = lab.metrics.signals.get();
+        let tap = Watched {
+            source: &lab.source,
+            metrics: &lab.metrics,
+            seen: RefCell::default(),
+        };
+        let (receiver, scratch) = (&mut lab.receiver, &mut lab.scratch);
+        lab.fetch.serve(&tap, MTU, receiver, scratch, &lab.metrics);
+        lab.receiver.notify(&lab.metrics);
+        assert_eq!(lab.metrics.signals.get(), before + 1);
+        let seen = tap.seen.take();
+        seen.iter()
+            .map(|signals| signals - before)
+            .collect::<Vec<_>>()
+    };
+
+    assert_eq!(serve(1), [0, 0]);
+    assert_eq!(serve(1), [0, 1]);
+    assert_eq!(serve(3), [0, 1, 1, 1]);
+    assert_eq!(serve(3), [0, 0, 0, 0]);
+    assert_eq!(serve(1), [0, 0]);
 }
 
 #[test]
