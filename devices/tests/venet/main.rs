@@ -6,6 +6,7 @@
     missing_docs
 )]
 
+mod allocations;
 mod fixture;
 mod hostile;
 mod loopback;
