@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use alacrity_devices::GuestRam;
@@ -23,6 +23,9 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use super::follower::Follower;
 use super::session::Session;
 use crate::host::socket::{self, SocketError};
+
+/// A daemon that takes longer to say what is on its bus does not keep the guest waiting.
+const BEGIN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What a VM says about itself, as [`vbus::bus::Member::report`] takes it.
 pub type Report = Box<dyn Fn() -> String + Send>;
@@ -206,7 +209,11 @@ impl DaemonBus {
         let thread = |source| DaemonError::Thread { source };
         self.place.register(&self.remote, &ram)?;
         let shared = Arc::new(Shared {
-            state: Mutex::default(),
+            state: Mutex::new(State {
+                has_daemon: true,
+                ..State::default()
+            }),
+            changed: Condvar::new(),
             wake: EventFd::new(EFD_NONBLOCK).map_err(thread)?,
             metrics: Arc::default(),
         });
@@ -281,7 +288,9 @@ impl HangUp {
 /// What the thread and its users share.
 pub(super) struct Shared {
     state: Mutex<State>,
-    /// Readable when `state` has changed.
+    /// The thread has changed `state`.
+    changed: Condvar,
+    /// Readable when others have changed `state`.
     pub wake: EventFd,
     pub metrics: Arc<DaemonMetrics>,
 }
@@ -291,6 +300,8 @@ struct State {
     is_stopped: bool,
     /// The guest's client, if it has one.
     session: Option<Arc<Session>>,
+    /// The thread has a daemon, or no reason to think that it will not have one in a moment.
+    has_daemon: bool,
 }
 
 impl Shared {
@@ -308,6 +319,21 @@ impl Shared {
         let _ = self.wake.write(1);
     }
 
+    /// The thread has a daemon, or not.
+    pub fn set_daemon(&self, has_daemon: bool) {
+        self.lock().has_daemon = has_daemon;
+        self.changed.notify_all();
+    }
+
+    /// Waits until what is on the bus has been told to `session`, if there is a daemon that answers.
+    fn wait_until_begun(&self, session: &Session) {
+        let is_waiting = |state: &mut State| state.has_daemon && !session.has_begun();
+        let wait = self
+            .changed
+            .wait_timeout_while(self.lock(), BEGIN_TIMEOUT, is_waiting);
+        drop(wait.unwrap_or_else(PoisonError::into_inner));
+    }
+
     pub fn is_stopped(&self) -> bool {
         self.lock().is_stopped
     }
@@ -320,7 +346,8 @@ impl Shared {
 }
 
 impl Uplink for DaemonUplink {
-    /// Never fails: as long as there is no daemon, the bus has no interfaces.
+    /// What is on the bus has been told when this returns. Never fails: as long as there is no daemon,
+    /// the bus has no interfaces.
     fn attach(
         &self,
         events: Arc<dyn EventSink>,
@@ -329,6 +356,7 @@ impl Uplink for DaemonUplink {
         let session = Session::new(events, on_loss);
         self.shared.lock().session = Some(Arc::clone(&session));
         self.shared.wake();
+        self.shared.wait_until_begun(&session);
         Ok(Arc::new(Client {
             session,
             shared: Arc::clone(&self.shared),

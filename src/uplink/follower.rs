@@ -47,6 +47,7 @@ impl Follower {
             let Some(remote) = connected.take().or_else(|| self.join_again()) else {
                 return;
             };
+            self.shared.set_daemon(true);
             match self.serve(Arc::new(remote)) {
                 Ended::Lost => self.shared.metrics.losses.add(1),
                 Ended::Over | Ended::Stopped => {}
@@ -70,6 +71,7 @@ impl Follower {
                     return Some(remote);
                 }
                 Err(error) => {
+                    self.shared.set_daemon(false);
                     // Once for each reason: it is tried for as long as the VM runs.
                     let text = alacrity_devices::error::chain(&error).to_string();
                     if reported.as_ref() != Some(&text) {
@@ -108,6 +110,7 @@ impl Follower {
         if let Err(errno) = session.begin(Arc::clone(&remote)) {
             return self.lose(Some(&session), errno);
         }
+        self.shared.set_daemon(true);
         loop {
             if self.shared.is_stopped() {
                 // Nobody uses the memory any more, so nobody needs to wait for it.
@@ -152,6 +155,7 @@ impl Follower {
             }
             return Ended::Stopped;
         }
+        self.shared.set_daemon(false);
         let bus = &self.place.bus;
         tracing::warn!("vbus0: lost the daemon of bus {bus} ({errno}); waiting for it");
         let cookies = session.map(Session::lose).unwrap_or_default();

@@ -5,6 +5,7 @@
 //! same place then and of the same kind goes on under the same id, and the rest is dropped.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use alacrity_devices::vbus_pci::OnLoss;
@@ -19,6 +20,7 @@ use vbus::verbs::{Event, EventSink, Handle, InterfaceId, ShmRequest, Verbs};
 pub(super) struct Session {
     events: Arc<dyn EventSink>,
     on_loss: OnLoss,
+    has_begun: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -52,6 +54,7 @@ impl Session {
         Arc::new(Session {
             events,
             on_loss,
+            has_begun: AtomicBool::new(false),
             state: Mutex::new(State {
                 next_handle: 1,
                 ..State::default()
@@ -73,7 +76,13 @@ impl Session {
         for id in missing {
             self.events.event(Event::DeviceDropped { id });
         }
+        self.has_begun.store(true, Ordering::Release);
         Ok(())
+    }
+
+    /// Whether what is on the bus has been told once.
+    pub fn has_begun(&self) -> bool {
+        self.has_begun.load(Ordering::Acquire)
     }
 
     /// Passes on what the daemon said, with our ids.

@@ -404,6 +404,18 @@ mod daemon {
     }
 
     #[test]
+    fn guest_finds_what_is_on_the_bus_at_once_each_time() {
+        let site = Site::new();
+        let _daemon = site.daemon(&["bus"]);
+        let ram = ram();
+        let uplink = site.uplink("bus", &ram);
+        for _ in 0..20 {
+            let guest = Guest::attach(&uplink, &ram);
+            assert_eq!(guest.added(), [0]);
+        }
+    }
+
+    #[test]
     fn devices_come_and_go_while_the_guest_runs() {
         let site = Site::new();
         let (host, _server) = site.daemon(&["bus"]);
