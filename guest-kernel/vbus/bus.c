@@ -156,6 +156,7 @@ static struct vbus_driver *vbus_driver_of(struct vbus_bus_device *device)
 void vbus_connector_lose(struct vbus_connector *connector, u32 id)
 {
 	struct vbus_bus_device *device = vbus_find(connector, id);
+	bool needs_release = false;
 	struct vbus_driver *vdrv;
 	struct device *dev;
 
@@ -164,11 +165,14 @@ void vbus_connector_lose(struct vbus_connector *connector, u32 id)
 	dev = &device->vdev.dev;
 	WRITE_ONCE(device->is_lost, true);
 	device_lock(dev);
+	/* It may be unloaded once the lock is free. */
 	vdrv = vbus_driver_of(device);
 	if (vdrv && vdrv->lost)
 		vdrv->lost(&device->vdev);
+	else if (vdrv)
+		needs_release = true;
 	device_unlock(dev);
-	if (vdrv && !vdrv->lost)
+	if (needs_release)
 		device_release_driver(dev);
 }
 EXPORT_SYMBOL_GPL(vbus_connector_lose);
