@@ -195,7 +195,8 @@ fn open_disk(
         None => Serial::default(),
     };
     let metrics = Arc::new(BlkMetrics::default());
-    let device = BlkDevice::new(format!("blk{disk_idx}"), disk, serial, Arc::clone(&metrics));
+    let name = format!("blk{disk_idx}");
+    let device = BlkDevice::new(name, Arc::new(disk), serial, Arc::clone(&metrics));
     Ok((device, metrics))
 }
 

@@ -20,6 +20,7 @@ use super::handler::{Backend, Handler};
 use super::metrics::{BlkMetrics, EngineKind};
 use super::ranges::{MAX_DISCARD_SECTORS, MAX_RANGES, MAX_WRITE_ZEROES_SECTORS};
 use super::request::SEG_MAX;
+use super::watch::TransferWatch;
 use crate::virtio::serve;
 use crate::virtio::{ActivateError, Activation, VirtioDevice};
 use crate::worker::Worker;
@@ -72,6 +73,7 @@ pub struct BlkDevice {
     disk: Arc<Disk>,
     serial: Serial,
     engine: Option<EngineKind>,
+    watch: Option<Arc<dyn TransferWatch>>,
     metrics: Arc<BlkMetrics>,
     /// The `writeback` field, while the driver may choose it; shared with the worker.
     is_writeback: Arc<AtomicBool>,
@@ -91,12 +93,13 @@ impl fmt::Debug for BlkDevice {
 
 impl BlkDevice {
     /// A disk called `name` in the log and as a thread, such as `blk0`.
-    pub fn new(name: String, disk: Disk, serial: Serial, metrics: Arc<BlkMetrics>) -> Self {
+    pub fn new(name: String, disk: Arc<Disk>, serial: Serial, metrics: Arc<BlkMetrics>) -> Self {
         BlkDevice {
             name,
-            disk: Arc::new(disk),
+            disk,
             serial,
             engine: None,
+            watch: None,
             metrics,
             is_writeback: Arc::new(AtomicBool::new(true)),
             can_choose_writeback: false,
@@ -109,6 +112,13 @@ impl BlkDevice {
     #[must_use]
     pub fn with_engine(mut self, kind: EngineKind) -> Self {
         self.engine = Some(kind);
+        self
+    }
+
+    /// The same disk, which tells `watch` of its transfers.
+    #[must_use]
+    pub fn with_watch(mut self, watch: Arc<dyn TransferWatch>) -> Self {
+        self.watch = Some(watch);
         self
     }
 
@@ -210,6 +220,7 @@ impl VirtioDevice for BlkDevice {
             is_writeback: Arc::clone(&self.is_writeback),
             metrics: Arc::clone(&self.metrics),
             interrupt,
+            watch: self.watch.clone(),
         };
         let server = BlkServer {
             handler: Handler::new(backend, active.index, active.queue, ram, engine),

@@ -233,6 +233,14 @@ impl Disk {
         self.can_discard
     }
 
+    /// Fills `bytes` from `offset` on.
+    ///
+    /// # Errors
+    /// That of `pread(2)`; `UnexpectedEof` past the end of the disk.
+    pub fn read_exact_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+        self.file.read_exact_at(bytes, offset)
+    }
+
     /// Makes all writes that completed before durable (`fdatasync`).
     ///
     /// # Errors

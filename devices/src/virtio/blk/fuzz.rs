@@ -10,6 +10,7 @@ use super::disk::Disk;
 use super::engine::Engine;
 use super::handler::{Backend, BlkFault, Handler};
 use super::metrics::{BlkMetrics, EngineKind};
+use super::watch::TransferWatch;
 use crate::GuestRam;
 use crate::error::chain;
 use crate::test_utils::{QUEUE_SIZE, fake_interrupt, fixed_queue};
@@ -34,7 +35,7 @@ const MAX_TURNS: usize = 32;
 /// If the host is out of memory or file descriptors, or lacks the engine.
 pub fn serve_arbitrary(disk: &Arc<Disk>, kind: EngineKind, bytes: &[u8]) -> Result<(), String> {
     let ram = arbitrary_ram(bytes);
-    let mut handler = handler(disk, kind, &ram, &fake_interrupt(1));
+    let mut handler = handler(disk, kind, &ram, &fake_interrupt(1), None);
     run(&mut handler).map_err(|fault| chain(&fault))
 }
 
@@ -56,6 +57,7 @@ pub(super) fn handler(
     kind: EngineKind,
     ram: &GuestRam,
     interrupt: &Arc<VirtioInterrupt>,
+    watch: Option<Arc<dyn TransferWatch>>,
 ) -> Handler {
     let backend = Backend {
         disk: Arc::clone(disk),
@@ -63,6 +65,7 @@ pub(super) fn handler(
         is_writeback: Arc::new(AtomicBool::new(true)),
         metrics: Arc::new(BlkMetrics::default()),
         interrupt: Arc::clone(interrupt),
+        watch,
     };
     let engine = Engine::new("test", Arc::clone(disk), Some(kind), QUEUE_SIZE).unwrap();
     Handler::new(backend, 0, fixed_queue(), ram.clone(), engine)

@@ -17,6 +17,7 @@ use super::engine::{Engine, Finished};
 use super::metrics::BlkMetrics;
 use super::ranges::{MAX_PAYLOAD_BYTES, RangeOp, is_on_disk, ranges};
 use super::request::{ChainError, Request, Transfer};
+use super::watch::{Change, TransferWatch, Watched};
 use crate::GuestRam;
 use crate::virtio::VirtioInterrupt;
 use crate::virtio::serve::Served;
@@ -56,6 +57,27 @@ pub(super) struct Backend {
     pub(super) is_writeback: Arc<AtomicBool>,
     pub(super) metrics: Arc<BlkMetrics>,
     pub(super) interrupt: Arc<VirtioInterrupt>,
+    /// Who is told of transfers.
+    pub(super) watch: Option<Arc<dyn TransferWatch>>,
+}
+
+impl Backend {
+    /// From now on, and until the result is dropped, the bytes may change.
+    fn change(&self, offset: u64, len: u64) -> Option<Change> {
+        let watch = self.watch.as_ref()?;
+        Some(Change::begin(watch, offset, len))
+    }
+
+    /// Tells of the transfer of `request`, which is about to begin.
+    fn watch(&self, request: &Request) -> Option<Watched> {
+        let watch = self.watch.as_ref()?;
+        let (pieces, is_write) = match request.transfer() {
+            Transfer::Read => (request.writable.pieces(), false),
+            Transfer::Write { .. } => (request.readable.pieces(), true),
+            Transfer::Flush => return None,
+        };
+        Some(Watched::begin(watch, pieces, request.offset(), is_write))
+    }
 }
 
 /// Serves one queue.
@@ -292,6 +314,7 @@ impl Handler {
             return Ok(status);
         }
         for range in ranges().filter_map(Result::ok) {
+            let _change = self.backend.change(range.offset, range.len);
             let result = match op {
                 RangeOp::Discard => disk.discard(range.offset, range.len),
                 RangeOp::WriteZeroes => disk.write_zeroes(range.offset, range.len, range.may_unmap),
@@ -313,13 +336,14 @@ impl Handler {
         Ok(VIRTIO_BLK_S_OK)
     }
 
-    fn start(&mut self, request: Request) -> Result<(), BlkFault> {
+    fn start(&mut self, mut request: Request) -> Result<(), BlkFault> {
         // Each request occupies a descriptor of the guest, so an honest one cannot have more.
         let limit = usize::from(self.queue.size());
         if self.engine.num_in_flight() >= limit {
             return Err(BlkFault::TooManyRequests { limit });
         }
         self.in_flight_bytes += u64::from(request.len_bytes());
+        request.watched = self.backend.watch(&request);
         let finished = self
             .engine
             .start(request)
@@ -330,7 +354,12 @@ impl Handler {
         }
     }
 
-    fn finish(&mut self, request: Request, result: io::Result<()>) -> Result<(), BlkFault> {
+    fn finish(&mut self, mut request: Request, result: io::Result<()>) -> Result<(), BlkFault> {
+        if let Some(watched) = request.watched.take()
+            && result.is_ok()
+        {
+            watched.succeed();
+        }
         // Added by `start`.
         self.in_flight_bytes -= u64::from(request.len_bytes());
         let metrics = &self.backend.metrics;

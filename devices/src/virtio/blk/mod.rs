@@ -11,6 +11,7 @@
 //! | `engine`, `uring` | what moves data: system calls or io_uring |
 //! | `event` | event-manager glue of the worker |
 //! | `metrics` | counters |
+//! | `watch` | who is told of transfers, to reclaim guest memory |
 //!
 //! Data moves straight between the file and guest memory. Writes land in the host's page cache and
 //! a guest flush is an `fdatasync`, so all writes that completed before the flush are on the disk
@@ -31,10 +32,12 @@ mod sys;
 #[cfg(test)]
 mod tests;
 mod uring;
+mod watch;
 
 pub use device::{BlkDevice, Serial, SerialError};
 pub use disk::{Disk, DiskError};
 pub use metrics::{BlkMetrics, EngineKind};
+pub use watch::TransferWatch;
 
 /// Unit of every position and length on a virtio disk, in bytes (VIRTIO 1.2 §5.2.4).
 pub const SECTOR_BYTES: u64 = 512;

@@ -7,6 +7,7 @@ use virtio_queue::DescriptorChain;
 use vm_memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryBackend, GuestMemoryError};
 
 use super::segments::Segments;
+use super::watch::Watched;
 use crate::GuestRam;
 use crate::iovec::{GuestIoVecs, IoVecError};
 
@@ -90,6 +91,8 @@ pub(super) struct Request {
     num_retries: u32,
     /// What is left of the data. Not touched while an engine works on it.
     iovecs: GuestIoVecs,
+    /// While an engine works on it, if somebody wants to know.
+    pub(super) watched: Option<Watched>,
 }
 
 impl Request {
@@ -107,6 +110,7 @@ impl Request {
             done: 0,
             num_retries: 0,
             iovecs: GuestIoVecs::new(ram),
+            watched: None,
         }
     }
 

@@ -43,6 +43,11 @@ impl Segments {
         self.len_bytes
     }
 
+    /// Where the pieces are, and their lengths in bytes.
+    pub(super) fn pieces(&self) -> impl Iterator<Item = (GuestAddress, u32)> {
+        self.list.iter().map(|segment| (segment.gpa, segment.len))
+    }
+
     /// Cuts off the last byte and tells where it is; `None` if there is none, or if its piece wraps
     /// the address space.
     pub(super) fn pop_last_byte(&mut self) -> Option<GuestAddress> {

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
@@ -21,6 +21,7 @@ use super::engine::Engine;
 use super::fuzz;
 use super::handler::{BlkFault, Handler};
 use super::request::{ChainError, Request, Step, Transfer};
+use super::watch::TransferWatch;
 use super::*;
 use crate::GuestRam;
 use crate::test_utils::{AVAIL_RING, QUEUE_SIZE, USED_RING, fake_interrupt, fixed_queue};
@@ -45,7 +46,44 @@ struct Driver {
     ram: GuestRam,
     interrupt: Arc<VirtioInterrupt>,
     handler: Handler,
+    log: Arc<Log>,
     avail_idx: u16,
+}
+
+/// What a disk told of its transfers since it was asked last.
+#[derive(Debug, Default)]
+struct Log(Mutex<Vec<String>>);
+
+impl Log {
+    fn add(&self, line: String) {
+        self.0.lock().unwrap().push(line);
+    }
+
+    fn take(&self) -> Vec<String> {
+        std::mem::take(&mut self.0.lock().unwrap())
+    }
+}
+
+impl TransferWatch for Log {
+    fn pin(&self, gpa: GuestAddress, len: u32) {
+        self.add(format!("pin {:#x} {len}", gpa.0));
+    }
+
+    fn unpin(&self, gpa: GuestAddress, len: u32) {
+        self.add(format!("unpin {:#x} {len}", gpa.0));
+    }
+
+    fn begin_change(&self, offset: u64, len: u64) {
+        self.add(format!("change {offset} {len}"));
+    }
+
+    fn end_change(&self, offset: u64, len: u64) {
+        self.add(format!("changed {offset} {len}"));
+    }
+
+    fn transferred(&self, gpa: GuestAddress, len: u32, offset: u64) {
+        self.add(format!("transferred {:#x} {len} {offset}", gpa.0));
+    }
 }
 
 /// An image whose every sector is filled with its own number plus one.
@@ -97,13 +135,16 @@ impl Driver {
         let disk = Arc::new(Disk::open(file.path(), is_read_only).unwrap());
         let ram = guest_ram();
         let interrupt = fake_interrupt(1);
-        let handler = fuzz::handler(&disk, kind, &ram, &interrupt);
+        let log = Arc::new(Log::default());
+        let watch = Some(Arc::clone(&log) as _);
+        let handler = fuzz::handler(&disk, kind, &ram, &interrupt, watch);
         Driver {
             file,
             disk,
             ram,
             interrupt,
             handler,
+            log,
             avail_idx: 0,
         }
     }
@@ -215,6 +256,44 @@ mod over {
         assert_eq!(driver.handler.backend().metrics.host_errors.get(), 1);
     }
 
+    pub fn transfers_are_told_from_begin_to_end(kind: EngineKind) {
+        let mut driver = Driver::new(kind);
+        write_header(&driver.ram, VIRTIO_BLK_T_IN, 8);
+        let pieces = [(DATA, 512, W), (DATA + 0x1000, 1024, W)];
+        driver
+            .serve(&[(HEADER, 16, 0), pieces[0], pieces[1], (STATUS, 1, W)])
+            .unwrap();
+        let read = [
+            "pin 0x2000 512",
+            "pin 0x3000 1024",
+            "transferred 0x2000 512 4096",
+            "transferred 0x3000 1024 4608",
+            "unpin 0x2000 512",
+            "unpin 0x3000 1024",
+        ];
+        assert_eq!(driver.log.take(), read);
+
+        driver.send(VIRTIO_BLK_T_OUT, 3, &[0xaa; 512]);
+        let written = [
+            "pin 0x2000 512",
+            "change 1536 512",
+            "transferred 0x2000 512 1536",
+            "unpin 0x2000 512",
+            "changed 1536 512",
+        ];
+        assert_eq!(driver.log.take(), written);
+
+        driver.send(VIRTIO_BLK_T_FLUSH, 0, &[]);
+        driver.send(VIRTIO_BLK_T_OUT, NUM_SECTORS, &[0xaa; 512]);
+        assert!(driver.log.take().is_empty(), "nothing was transferred");
+        driver.send(VIRTIO_BLK_T_WRITE_ZEROES, 0, &range(5, 2, 0));
+        assert_eq!(driver.log.take(), ["change 2560 1024", "changed 2560 1024"]);
+
+        driver.file.as_file().set_len(0).unwrap();
+        driver.ask(VIRTIO_BLK_T_IN, 0, 512);
+        assert_eq!(driver.log.take(), ["pin 0x2000 512", "unpin 0x2000 512"]);
+    }
+
     pub fn several_requests_make_one_interrupt(kind: EngineKind) {
         let mut driver = Driver::new(kind);
         write_header(&driver.ram, VIRTIO_BLK_T_IN, 0);
@@ -248,6 +327,7 @@ macro_rules! over_both_engines {
 }
 
 over_both_engines!(
+    transfers_are_told_from_begin_to_end,
     read_returns_the_sectors,
     write_changes_its_sectors_only,
     flush_succeeds_and_is_counted,
@@ -621,7 +701,12 @@ fn serial_of_21_bytes_is_refused() {
 fn device(file: &tempfile::NamedTempFile, is_read_only: bool) -> (BlkDevice, Arc<BlkMetrics>) {
     let disk = Disk::open(file.path(), is_read_only).unwrap();
     let metrics = Arc::new(BlkMetrics::default());
-    let device = BlkDevice::new("blk0".into(), disk, Serial::default(), metrics.clone());
+    let device = BlkDevice::new(
+        "blk0".into(),
+        Arc::new(disk),
+        Serial::default(),
+        metrics.clone(),
+    );
     (device, metrics)
 }
 
