@@ -41,6 +41,7 @@ pub mod mac;
 pub mod memory;
 pub mod metrics;
 pub mod preflight;
+pub mod reclaim;
 pub mod report;
 pub mod resources;
 pub mod size;

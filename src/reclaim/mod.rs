@@ -1,0 +1,48 @@
+//! Memory of a guest that the host takes back, and gives again before anybody misses it.
+//!
+//! The content of a page never changes under a guest. A page in memory is written to its backing, or
+//! proved to equal it, while nobody can write to the page; then its memory is dropped, and whoever
+//! accesses it waits until its bytes are there again:
+//!
+//! ```text
+//!            claim          protect, read, store        publish   punch       release
+//! Resident ────────> owned ───────────────────────> owned ────> Swapped ────────────> Swapped
+//!     ^                │ a write was tried: unprotect                                     │
+//!     └────────────────┘                                                                 │
+//!     ^                    access: claim, read the slot, fill, release                    │
+//!     └───────────────────────────────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! A page that was read from or written to a disk, and still has the same bytes, is *dropped* in the same
+//! way, without writing anything: it is read from its sectors again.
+//!
+//! | file | what |
+//! |---|---|
+//! | [`word`] | the state of each page, and who owns it |
+//! | [`ram`] | guest RAM by pages |
+//! | [`userfault`] | accesses that wait |
+//! | [`backing`] | disks, who depends on them, and what was transferred |
+//! | [`swap_file`] | pages that have no other backing |
+//! | [`reclaimer`] | takes pages |
+//! | [`restore`] | brings them back |
+//! | [`faults`] | serves those who access them |
+//!
+//! # Invariants
+//! - What is in memory is right: only guests and devices write to a page in memory, and a page is
+//!   filled only by its owner, as a whole.
+//! - A page is punched only by its owner, while it is protected, and after its new state was published.
+//! - A page that depends on sectors is rebuilt before they change ([`backing`]).
+//! - Between publishing and the hole nobody reads the page: every access to a page of a registered
+//!   chunk that needs something waits, and one that meets an owner waits until it lets go.
+//! - Nobody has another mapping of the file: reading a hole through it would make zeros of it.
+
+pub mod backing;
+pub mod faults;
+pub mod ram;
+pub mod reclaimer;
+pub mod restore;
+pub mod swap_file;
+#[cfg(test)]
+mod tests;
+pub mod userfault;
+pub mod word;
