@@ -26,6 +26,7 @@
 //! | [`reclaimer`] | takes pages |
 //! | [`restore`] | brings them back |
 //! | [`faults`] | serves those who access them |
+//! | [`policy`] | which memory to take |
 //!
 //! # Invariants
 //! - What is in memory is right: only guests and devices write to a page in memory, and a page is
@@ -38,6 +39,7 @@
 
 pub mod backing;
 pub mod faults;
+pub mod policy;
 pub mod ram;
 pub mod reclaimer;
 pub mod restore;

@@ -184,6 +184,16 @@ impl Reclaimer {
         &self.metrics
     }
 
+    /// Pages of the guest.
+    pub fn num_pages(&self) -> u64 {
+        self.ram.num_pages()
+    }
+
+    /// Whether there is a swap file.
+    pub fn can_swap(&self) -> bool {
+        self.swap.is_some()
+    }
+
     /// The state of `page` now.
     pub fn state(&self, page: u64) -> Option<PageState> {
         self.words.peek(page)

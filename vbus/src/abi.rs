@@ -7,6 +7,7 @@
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+pub mod hints;
 pub mod pci;
 pub mod venet;
 pub mod wire;

@@ -12,7 +12,7 @@ use std::mem::{offset_of, size_of};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use vbus::abi::{self, pci, venet};
+use vbus::abi::{self, hints, pci, venet};
 
 /// `VBUS_RING_MAGIC`, `sizeof vbus_ring_slot`, `offsetof vbus_ring_slot.turn` → its value as text.
 type Values = BTreeMap<String, String>;
@@ -56,6 +56,22 @@ fn rust_values() -> Values {
     consts!(values, "VENET_EVENT_", venet::event: LINK_STATE);
     consts!(values, "VENET_FRAME_FLAG_", venet::frame_flag: NEEDS_CSUM, DATA_VALID, SG, ECN);
     consts!(values, "VENET_GSO_TYPE_", venet::gso_type: NONE, TCP4, TCP6, UDP);
+    consts!(values, "HINTS_", hints: KIND, VERSION, PAGE_BYTES, TABLE_PAGES, MAX_RELEASE_BYTES,
+        SERIAL_BYTES);
+    consts!(values, "HINTS_SHM_ID_", hints::shm_id: RELEASE_RING, EVENT_RING, TABLE);
+    consts!(values, "HINTS_FUNC_", hints::func: HELLO, DISK, START, STOP, RELEASED);
+    consts!(values, "HINTS_FEATURE_", hints::feature: RELEASE, TABLE, DROPPED);
+    consts!(values, "HINTS_RELEASE_KIND_", hints::release_kind: FREE, EVICTED);
+    consts!(values, "HINTS_RELEASE_RESULT_", hints::release_result: TAKEN, KEPT);
+    consts!(values, "HINTS_EVENT_", hints::event: RELEASE_NOW, DROPPED, SCAN_RATE);
+    consts!(values, "HINTS_WORD_", hints::word: STATE_MASK, AGE_SHIFT, AGE_MAX, DISK_SHIFT,
+        DISK_MAX, SECTOR_SHIFT, SECTOR_MAX, SEQUENCE_SHIFT);
+    consts!(values, "HINTS_PAGE_STATE_", hints::page_state: STABLE, UNUSED, VOLATILE,
+        MAYBE_VOLATILE);
+    layout!(values, "hints_hello_data", hints::HelloData: features, release_bytes, num_pages);
+    layout!(values, "hints_disk_data", hints::DiskData: slot, reserved, serial, num_sectors);
+    layout!(values, "hints_release_meta", hints::ReleaseMeta: kind, result, reserved0, reserved1,
+        num_freed);
     layout!(values, "vbus_signal_flags", abi::SignalFlags: enabled, dirty, reserved);
     layout!(values, "vbus_signal_pair", abi::SignalPair: to_south, to_north);
     layout!(values, "vbus_ring_header", abi::RingHeader: magic, version, num_slots, slot_bytes,
@@ -130,6 +146,7 @@ fn rust_names() -> BTreeSet<String> {
         (include_str!("../src/abi.rs"), "VBUS_"),
         (include_str!("../src/abi/pci.rs"), "VBUS_PCI_"),
         (include_str!("../src/abi/venet.rs"), "VENET_"),
+        (include_str!("../src/abi/hints.rs"), "HINTS_"),
     ] {
         let file = syn::parse_file(text).unwrap();
         add_rust_names(&file.items, prefix, &mut names);
@@ -184,7 +201,7 @@ fn c_values(names: &BTreeSet<String>, cc_flags: &[&str]) -> Values {
             None => name.clone(),
         };
         let (format, cast) = match name.as_str() {
-            "VENET_KIND" => ("%s", ""),
+            "VENET_KIND" | "HINTS_KIND" => ("%s", ""),
             _ => ("%llu", "(unsigned long long)"),
         };
         writeln!(

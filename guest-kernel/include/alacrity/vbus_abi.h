@@ -4,7 +4,7 @@
  * interface "virtual-ethernet", version 2. Compiles in the kernel and in user space.
  *
  * All fields are little-endian. The rules are in docs/abi.md; the twin of this file is
- * vbus/src/abi.rs with vbus/src/abi/venet.rs, and vbus/tests/abi_layout.rs compares the two.
+ * vbus/src/abi.rs with its modules, and vbus/tests/abi_layout.rs compares the two.
  */
 #ifndef ALACRITY_VBUS_ABI_H
 #define ALACRITY_VBUS_ABI_H
@@ -453,6 +453,107 @@ struct venet_link_info {
 	__le32 is_up;
 };
 
+/* --- The memory interface "page-hints" --------------------------------------------------- */
+
+#define HINTS_KIND			"page-hints"
+#define HINTS_VERSION			1
+
+/* Bytes of a page, whatever the guest's own are. */
+#define HINTS_PAGE_BYTES		4096
+/* Pages that a table has the words of. */
+#define HINTS_TABLE_PAGES		(1U << 17)
+/* Most bytes of a block that is released. */
+#define HINTS_MAX_RELEASE_BYTES		(4U << 20)
+
+/* Ids of shared memory. */
+#define HINTS_SHM_ID_RELEASE_RING	0
+#define HINTS_SHM_ID_EVENT_RING		1
+#define HINTS_SHM_ID_TABLE		16
+
+/* Functions of a call. */
+#define HINTS_FUNC_HELLO		0
+#define HINTS_FUNC_DISK			1
+#define HINTS_FUNC_START		2
+#define HINTS_FUNC_STOP			3
+#define HINTS_FUNC_RELEASED		4
+
+/* Bits of struct hints_hello_data. */
+#define HINTS_FEATURE_RELEASE		(1U << 0)
+#define HINTS_FEATURE_TABLE		(1U << 1)
+#define HINTS_FEATURE_DROPPED		(1U << 2)
+
+/* Bytes of the serial number of a disk. */
+#define HINTS_SERIAL_BYTES		20
+
+/* Values of struct hints_release_meta. */
+#define HINTS_RELEASE_KIND_FREE		0
+#define HINTS_RELEASE_KIND_EVICTED	1
+#define HINTS_RELEASE_RESULT_TAKEN	0
+#define HINTS_RELEASE_RESULT_KEPT	1
+
+/* Events in the first word of meta of a slot of the event ring. */
+#define HINTS_EVENT_RELEASE_NOW		0
+#define HINTS_EVENT_DROPPED		1
+#define HINTS_EVENT_SCAN_RATE		2
+
+/* A word of a table: bits and fields from bit 0 on. */
+#define HINTS_WORD_STATE_MASK		0x3
+#define HINTS_WORD_AGE_SHIFT		2
+#define HINTS_WORD_AGE_MAX		7
+#define HINTS_WORD_DISK_SHIFT		5
+#define HINTS_WORD_DISK_MAX		7
+#define HINTS_WORD_SECTOR_SHIFT		8
+#define HINTS_WORD_SECTOR_MAX		((1ULL << 40) - 1)
+#define HINTS_WORD_SEQUENCE_SHIFT	48
+
+/* States of a page in its word. */
+#define HINTS_PAGE_STATE_STABLE		0
+#define HINTS_PAGE_STATE_UNUSED		1
+#define HINTS_PAGE_STATE_VOLATILE	2
+#define HINTS_PAGE_STATE_MAYBE_VOLATILE	3
+
+/**
+ * struct hints_hello_data - data of HINTS_FUNC_HELLO
+ * @features: HINTS_FEATURE_*; in: what the driver wants; out: what it gets
+ * @release_bytes: out: bytes of the smallest block that is worth releasing
+ * @num_pages: out: pages from address 0 to the end of RAM
+ */
+struct hints_hello_data {
+	__le32 features;
+	__le32 release_bytes;
+	__le64 num_pages;
+} __attribute__((aligned(8)));
+
+/**
+ * struct hints_disk_data - data of HINTS_FUNC_DISK
+ * @slot: 1 to 7: how words name it
+ * @reserved: zero
+ * @serial: serial number of the disk, filled up with zeros
+ * @num_sectors: out: sectors of 512 bytes
+ */
+struct hints_disk_data {
+	__u8 slot;
+	__u8 reserved[3];
+	__u8 serial[HINTS_SERIAL_BYTES];
+	__le64 num_sectors;
+} __attribute__((aligned(8)));
+
+/**
+ * struct hints_release_meta - meta of a slot of the release ring
+ * @kind: HINTS_RELEASE_KIND_*
+ * @result: when it returns: HINTS_RELEASE_RESULT_*
+ * @reserved0: zero
+ * @reserved1: zero
+ * @num_freed: when it returns: bytes of memory that the host has freed
+ */
+struct hints_release_meta {
+	__u8 kind;
+	__u8 result;
+	__le16 reserved0;
+	__le32 reserved1;
+	__le64 num_freed;
+} __attribute__((aligned(8)));
+
 _Static_assert(sizeof(struct vbus_signal_flags) == VBUS_CACHE_LINE_BYTES, "signal flags");
 _Static_assert(sizeof(struct vbus_ring_header) == VBUS_RING_SLOTS_OFFSET, "ring header");
 _Static_assert(sizeof(struct vbus_ring_slot) == 32, "ring slot");
@@ -460,5 +561,8 @@ _Static_assert(sizeof(struct vbus_pci_registers) == 48, "connector registers");
 _Static_assert(sizeof(struct vbus_pci_call) == 128, "connector call");
 _Static_assert(sizeof(struct venet_frame_meta) == 16, "frame meta");
 _Static_assert(sizeof(struct venet_segment) == 16, "segment");
+_Static_assert(sizeof(struct hints_hello_data) == 16, "hello of hints");
+_Static_assert(sizeof(struct hints_disk_data) == 32, "disk of hints");
+_Static_assert(sizeof(struct hints_release_meta) == 16, "released block");
 
 #endif /* ALACRITY_VBUS_ABI_H */
