@@ -11,22 +11,35 @@ use std::time::Duration;
 
 /// How long the VM is watched.
 const WATCH: Duration = Duration::from_secs(1);
+/// Fewer VM exits of all vCPUs in that time are those of a guest that only keeps its own time.
+const FEW_EXITS: u64 = 50;
 const KVM_COUNTERS: &str = "/sys/kernel/debug/kvm";
 
 /// Watches process `pid` for a moment and says what it does. Needs root for most of it; what cannot
 /// be read is left out.
 pub fn diagnosis(pid: u32) -> String {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    if stat
+        .rsplit_once(") ")
+        .is_none_or(|(_, rest)| rest.starts_with('Z'))
+    {
+        return format!("--- process {pid} has ended");
+    }
     mount_debugfs();
     let (counters, ticks) = (kvm_counters(pid), cpu_ticks(pid));
     thread::sleep(WATCH);
-    let mut text = format!("--- process {pid}, watched for {WATCH:?}:\n");
     let new_ticks = cpu_ticks(pid);
+    let new_counters = kvm_counters(pid);
+    let num_exits = |counters: &BTreeMap<_, _>| counters.get("exits").copied().unwrap_or(0);
+    let is_still = num_exits(&new_counters).saturating_sub(num_exits(&counters)) < FEW_EXITS;
+    let does = if is_still { "stands still" } else { "goes on" };
+    let mut text = format!("--- process {pid} {does}, watched for {WATCH:?}:\n");
     for (tid, now) in &new_ticks {
         let num_ticks = now.saturating_sub(ticks.get(tid).copied().unwrap_or(0));
         text += &thread_state(pid, tid, num_ticks);
     }
     text += "KVM counters that moved:";
-    for (name, now) in kvm_counters(pid) {
+    for (name, now) in new_counters {
         let before = counters.get(&name).copied().unwrap_or(0);
         if now != before {
             let _ = write!(text, " {name} +{}", now.saturating_sub(before));
