@@ -56,22 +56,6 @@ static bool vbus_pci_event(struct vbus_pci *vp, const struct vbus_ring_slot *slo
 	}
 }
 
-/* Hands the next @num_slots of @ring, empty, to the host. */
-static void vbus_pci_refill(struct vbus_ring *ring, u32 num_slots)
-{
-	struct vbus_ring_slot *slot;
-	u32 i;
-
-	for (i = 0; i < num_slots; i++) {
-		slot = vbus_ring_free_slot(ring, i);
-		slot->addr = 0;
-		slot->meta[0] = 0;
-		slot->meta[1] = 0;
-		slot->len = 0;
-	}
-	vbus_ring_publish(ring, num_slots);
-}
-
 /* Handles all that is there, and asks to be told about more. */
 static void vbus_pci_drain(struct vbus_pci_queue *queue)
 {
@@ -89,7 +73,7 @@ static void vbus_pci_drain(struct vbus_pci_queue *queue)
 				if (!vbus_pci_event(vp, vbus_ring_returned_slot(ring, i)))
 					break;
 			vbus_ring_release(ring, i);
-			vbus_pci_refill(ring, i);
+			vbus_ring_publish_empty(ring, i);
 			vbus_ring_signal(ring);
 			if (i < num_events)
 				return; /* the worker goes on here */
@@ -219,7 +203,7 @@ static int vbus_pci_add_queue(struct vbus_pci *vp, u32 index)
 	ring->doorbell = vbus_pci_doorbell;
 	ring->doorbell_context = queue;
 	queue->ring = ring;
-	vbus_pci_refill(ring, VBUS_PCI_QUEUE_SLOTS);
+	vbus_ring_publish_empty(ring, VBUS_PCI_QUEUE_SLOTS);
 
 	irq = pci_irq_vector(vp->pdev, vector);
 	ret = request_irq(irq, vbus_pci_queue_irq, is_shared ? IRQF_SHARED : 0, queue->name,

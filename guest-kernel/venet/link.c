@@ -23,17 +23,7 @@ int venet_query_link(struct venet *venet, struct venet_link_info *info)
 /* Hands the next @num_slots of the event ring, empty, to the device. */
 void venet_post_events(struct venet *venet, u32 num_slots)
 {
-	u32 nth;
-
-	for (nth = 0; nth < num_slots; nth++) {
-		struct vbus_ring_slot *slot = vbus_ring_free_slot(venet->events, nth);
-
-		slot->addr = 0;
-		slot->meta[0] = 0;
-		slot->meta[1] = 0;
-		slot->len = 0;
-	}
-	vbus_ring_publish(venet->events, num_slots);
+	vbus_ring_publish_empty(venet->events, num_slots);
 	vbus_ring_signal(venet->events);
 }
 

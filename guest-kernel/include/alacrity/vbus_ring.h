@@ -128,6 +128,22 @@ static inline void vbus_ring_publish(struct vbus_ring *ring, u32 num_slots)
 	virt_store_release(vbus_ring_control_word(slot), control.word);
 }
 
+/* Publishes the next @num_slots slots, empty, for a host that fills them. */
+static inline void vbus_ring_publish_empty(struct vbus_ring *ring, u32 num_slots)
+{
+	u32 nth;
+
+	for (nth = 0; nth < num_slots; nth++) {
+		struct vbus_ring_slot *slot = vbus_ring_free_slot(ring, nth);
+
+		slot->addr = 0;
+		slot->meta[0] = 0;
+		slot->meta[1] = 0;
+		slot->len = 0;
+	}
+	vbus_ring_publish(ring, num_slots);
+}
+
 /*
  * Tells the host, with a doorbell only if it sleeps: once for any number of slots. True if the
  * doorbell was needed.
