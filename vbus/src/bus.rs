@@ -36,8 +36,6 @@
 //!
 //! [`EventSink`]: crate::verbs::EventSink
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
 mod client;
 mod connection;
 mod host;
@@ -66,8 +64,3 @@ pub(crate) use notice::ClosedNotice;
 pub(crate) use registry::{ClassRecord, LinkView};
 pub(crate) use shell::{Shell, ShellAttribute};
 pub(crate) use view::Snapshot;
-
-/// Locks; a thread that panicked with the lock held left nothing half done that matters to others.
-pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}

@@ -276,6 +276,15 @@ impl Region {
         Ok(())
     }
 
+    /// Replaces the word at `offset`, a multiple of 8 inside the region, by `new` if it is `current`;
+    /// false, and nothing changes, if it is not.
+    pub fn replace(&self, offset: usize, current: u64, new: u64) -> bool {
+        let (current, new) = (current.to_le(), new.to_le());
+        let word = self.word(offset);
+        word.compare_exchange(current, new, Ordering::AcqRel, Ordering::Relaxed)
+            .is_ok()
+    }
+
     #[inline]
     fn word(&self, offset: usize) -> &AtomicU64 {
         // Callers check their geometry when they attach; no value of the peer's gets here.

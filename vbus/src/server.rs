@@ -13,12 +13,14 @@
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use parking_lot::{Condvar, Mutex};
 use rustix::io::Errno;
+use rustix::net::SocketType;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::bus::Host;
@@ -33,10 +35,9 @@ mod session;
 mod share;
 mod space;
 
-pub use listener::BindError;
+pub use listener::{BindError, Listener};
 
 use accept::Clients;
-use listener::Listener;
 use post::Poster;
 
 /// How long [`Server::shutdown`] waits for threads in all. They need it only if a device is slow to
@@ -118,11 +119,7 @@ struct Shared {
     probe: Option<Poster>,
 }
 
-impl Shared {
-    fn clients(&self) -> MutexGuard<'_, Clients> {
-        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
+impl Shared {}
 
 /// Serves the verbs of a host's buses on a Unix socket. Dropping it shuts it down.
 pub struct Server {
@@ -144,10 +141,11 @@ impl Listening {
     /// # Errors
     /// [`ServerError::Bind`].
     pub fn bind(path: &Path) -> Result<Self, ServerError> {
-        let listener = Listener::bind(path).map_err(|source| ServerError::Bind {
-            path: path.to_owned(),
-            source,
-        })?;
+        let listener =
+            Listener::bind(path, SocketType::SEQPACKET).map_err(|source| ServerError::Bind {
+                path: path.to_owned(),
+                source,
+            })?;
         Ok(Listening { listener })
     }
 
@@ -220,7 +218,7 @@ impl Server {
     pub fn stats(&self) -> ServerStats {
         let counters = &self.shared.counters;
         ServerStats {
-            clients: self.shared.clients().len(),
+            clients: self.shared.clients.lock().len(),
             accepted: counters.accepted.load(Relaxed),
             refused: counters.refused.load(Relaxed),
             cut_off: counters.cut_off.load(Relaxed),
@@ -240,7 +238,7 @@ impl Server {
         self.listener.remove();
         let _ = self.shared.stop.write(1);
         let deadline = Instant::now() + SHUTDOWN_DEADLINE;
-        let mut clients = self.shared.clients();
+        let mut clients = self.shared.clients.lock();
         while clients.len() > 0 {
             let time_left = deadline.saturating_duration_since(Instant::now());
             if time_left.is_zero() {
@@ -248,14 +246,13 @@ impl Server {
                 tracing::error!("vbus: {num_clients} clients did not end in time: left behind");
                 break;
             }
-            let waited = self.shared.left.wait_timeout(clients, time_left);
-            clients = waited.unwrap_or_else(PoisonError::into_inner).0;
+            self.shared.left.wait_for(&mut clients, time_left);
         }
         drop(clients);
         if accept.join().is_err() {
             tracing::error!("vbus: the accepting thread had panicked");
         }
-        self.shared.clients().join_ended();
+        self.shared.clients.lock().join_ended();
     }
 }
 

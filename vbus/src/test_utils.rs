@@ -4,16 +4,17 @@ pub mod ring_echo;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use rustix::io::Errno;
 use vm_memory::GuestAddress;
 
 use crate::attribute::Attribute;
-use crate::bus::{Host, lock};
+use crate::bus::Host;
 use crate::device::{
     Connection, Device, DeviceClass, FaultReporter, Interface, InterfaceOffer, Peer, Shm,
 };
@@ -121,14 +122,14 @@ struct Greeting(Mutex<String>);
 
 impl Attribute for Greeting {
     fn read(&self) -> Result<String, Errno> {
-        Ok(lock(&self.0).clone())
+        Ok(self.0.lock().clone())
     }
 
     fn write(&self, value: &str) -> Result<(), Errno> {
         if value == "bad" {
             return Err(Errno::INVAL);
         }
-        value.clone_into(&mut lock(&self.0));
+        value.clone_into(&mut self.0.lock());
         Ok(())
     }
 
@@ -155,7 +156,7 @@ impl Device for EchoDevice {
     }
 
     fn connect_bus(&self, bus: &str) -> Result<Vec<InterfaceOffer>, Errno> {
-        let mut buses = lock(&self.buses);
+        let mut buses = self.buses.lock();
         if buses.len() >= self.class.max_buses {
             return Err(Errno::BUSY);
         }
@@ -177,7 +178,7 @@ impl Device for EchoDevice {
     }
 
     fn disconnect_bus(&self, bus: &str) {
-        let mut buses = lock(&self.buses);
+        let mut buses = self.buses.lock();
         let idx = buses.iter().position(|other| other == bus);
         buses.swap_remove(idx.expect("disconnected from a bus that it is not on"));
     }
@@ -200,7 +201,7 @@ impl Interface for EchoInterface {
         if peer.version != ECHO_VERSION {
             return Err(Errno::INVAL);
         }
-        if std::mem::replace(&mut *lock(&self.is_taken), true) {
+        if std::mem::replace(&mut *self.is_taken.lock(), true) {
             return Err(Errno::BUSY);
         }
         self.census.connections.fetch_add(1, SeqCst);
@@ -226,14 +227,14 @@ struct EchoConnection {
 
 impl EchoConnection {
     fn check_open(&self) {
-        if lock(&self.shms).is_none() {
+        if self.shms.lock().is_none() {
             self.census.calls_after_close.fetch_add(1, SeqCst);
         }
     }
 
     fn poke(&self, data: &[u8]) -> Result<u32, Errno> {
         let byte = data.first().ok_or(Errno::INVAL)?;
-        let shms = lock(&self.shms);
+        let shms = self.shms.lock();
         let shm = shms.as_ref().and_then(|shms| shms.get(&0));
         let shm = shm.ok_or(Errno::INVAL)?;
         shm.region.write(0, &[*byte]).map_err(|_| Errno::FAULT)?;
@@ -243,7 +244,7 @@ impl EchoConnection {
 
     fn drop_shm(&self, data: &[u8]) -> Result<u32, Errno> {
         let id = u32::from(*data.first().ok_or(Errno::INVAL)?);
-        let shm = lock(&self.shms).as_mut().and_then(|shms| shms.remove(&id));
+        let shm = self.shms.lock().as_mut().and_then(|shms| shms.remove(&id));
         shm.map(|_| 0).ok_or(Errno::INVAL)
     }
 }
@@ -274,7 +275,7 @@ impl Connection for EchoConnection {
         if shm.id >= ECHO_NUM_SHMS {
             return Err(Errno::INVAL);
         }
-        let mut shms = lock(&self.shms);
+        let mut shms = self.shms.lock();
         let shms = shms.as_mut().ok_or(Errno::NODEV)?;
         if shms.contains_key(&shm.id) {
             return Err(Errno::EXIST);
@@ -286,9 +287,9 @@ impl Connection for EchoConnection {
     fn close(&self) {
         self.check_open();
         self.census.closed.fetch_add(1, SeqCst);
-        let shms = lock(&self.shms).take();
+        let shms = self.shms.lock().take();
         drop(shms);
-        *lock(&self.is_taken) = false;
+        *self.is_taken.lock() = false;
     }
 }
 
@@ -310,13 +311,13 @@ impl EventLog {
 
     /// All events since the last time, oldest first.
     pub fn take(&self) -> Vec<Event> {
-        std::mem::take(&mut lock(&self.0))
+        std::mem::take(&mut self.0.lock())
     }
 }
 
 impl EventSink for EventLog {
     fn event(&self, event: Event) {
-        lock(&self.0).push(event);
+        self.0.lock().push(event);
     }
 }
 

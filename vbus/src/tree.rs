@@ -18,6 +18,7 @@ mod host;
 mod path;
 mod sys;
 
+pub use fixed::{Fixed, Shown};
 pub(crate) use host::host_root;
 pub use path::{MAX_LINKS, MAX_VALUE_BYTES, Tree};
 
@@ -48,6 +49,27 @@ pub enum Node {
     File(Arc<dyn Attribute>),
     /// Leads elsewhere: a path relative to the directory that the link is in.
     Link(String),
+}
+
+/// What somebody else than the host knows of VMs: shown in `sys/vms`, with what they report over their
+/// buses. Called by whoever looks at the tree; must not block for long.
+pub trait VmSource: Send + Sync {
+    /// The VMs, in any order.
+    fn vms(&self) -> Vec<Vm>;
+}
+
+/// A VM that a [`VmSource`] knows.
+#[derive(Debug, Clone)]
+pub struct Vm {
+    /// Its process.
+    pub pid: u32,
+    /// Identity of its directory, if it does not report: of
+    /// [`Host::allocate_idents`](crate::bus::Host::allocate_idents), like those of what is in it.
+    pub ident: u64,
+    /// When it was found.
+    pub modified: SystemTime,
+    /// What is in its directory, by name. A report of the VM does not hide it.
+    pub entries: Vec<(String, Entry)>,
 }
 
 /// A directory. What it does not support is refused with `EPERM`.

@@ -13,6 +13,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
+use std::time::Duration;
 
 use protocol_lab::{DEADLINE, ECHO, Lab, RING};
 use rustix::io::Errno;
@@ -139,6 +140,19 @@ impl Holdings {
             && self.num_shared_mappings <= before.num_shared_mappings
     }
 
+    /// Once all threads have their names, which they give themselves when they first run.
+    fn settled() -> Self {
+        let mut last = Holdings::now();
+        let mut num_equal = 0;
+        while num_equal < 10 {
+            std::thread::sleep(Duration::from_millis(20));
+            let now = Holdings::now();
+            num_equal = if now == last { num_equal + 1 } else { 0 };
+            last = now;
+        }
+        last
+    }
+
     fn now() -> Self {
         let count = |path| std::fs::read_dir(path).unwrap().count();
         let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
@@ -163,7 +177,7 @@ fn client_killed_in_a_batch_leaves_nothing_and_others_go_on() {
     let lab = Lab::new();
     let bus = lab.join();
     let echo = bus.open(ECHO, ECHO_VERSION).unwrap();
-    let before = Holdings::now();
+    let before = Holdings::settled();
     let other = Other::start("client", &lab.path());
     assert_eq!(lab.server().stats().clients, 2);
     let members = lab.host.tree().list("sys/instances/bus0/members").unwrap();
@@ -236,7 +250,7 @@ fn hundred_clients_that_are_killed_leave_nothing() {
     };
     // The allocator keeps an arena per thread that was ever alive at once, and so on.
     (0..10).for_each(|_| kill_one());
-    let before = Holdings::now();
+    let before = Holdings::settled();
 
     (0..100).for_each(|_| kill_one());
 

@@ -8,11 +8,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use vbus::Errno;
 use vbus::bus::Host;
 use vbus::test_utils::{ECHO_VERSION, EchoClass, EventLog, add_echo, echo_host, ram, shm_request};
-use vbus::tree::{Node, Tree};
+use vbus::tree::{Entry, Node, Shown, Tree, Vm, VmSource};
 use vbus::verbs::{InterfaceId, Verbs};
 
 /// Each path below `path` without following links: identity, and what it is.
@@ -238,4 +239,51 @@ fn directory_that_was_removed_does_nothing_more() {
     assert!(bus.list().is_empty());
     assert_eq!(type_file.write("echo"), Err(Errno::NOENT));
     assert_eq!(type_file.read().unwrap(), "");
+}
+
+/// One VM that is known, in the process `pid`.
+struct OneVm {
+    pid: u32,
+    ident: u64,
+}
+
+impl VmSource for OneVm {
+    fn vms(&self) -> Vec<Vm> {
+        let modified = SystemTime::now();
+        let entry = Entry {
+            ident: self.ident + 1,
+            modified,
+            node: Node::File(Arc::new(Shown(|| "known".to_owned()))),
+        };
+        vec![Vm {
+            pid: self.pid,
+            ident: self.ident,
+            modified,
+            entries: vec![("state".to_owned(), entry)],
+        }]
+    }
+}
+
+#[test]
+fn what_others_know_of_vms_is_beside_what_they_report() {
+    let host = Host::new();
+    let ident = host.allocate_idents(2);
+    host.show_vms(Arc::new(OneVm { pid: 7, ident }));
+    let tree = host.tree();
+    assert_eq!(tree.read("sys/vms/7/state").as_deref(), Ok("known\n"));
+    assert_eq!(tree.stat("sys/vms/7").unwrap().ident, ident);
+
+    host.create_bus("blue").unwrap();
+    let members = [7, 8].map(|pid| host.join("blue", pid).unwrap());
+    for member in &members {
+        member.report("state running\nmemory 4096").unwrap();
+    }
+    let names = |path: &str| -> Vec<String> {
+        let entries = tree.list(path).unwrap().into_iter();
+        entries.map(|(name, _)| name).collect()
+    };
+    assert_eq!(names("sys/vms"), ["7", "8"]);
+    assert_eq!(names("sys/vms/7"), ["memory", "state"]);
+    assert_eq!(tree.read("sys/vms/7/state").as_deref(), Ok("known\n"));
+    assert_eq!(tree.read("sys/vms/8/state").as_deref(), Ok("running\n"));
 }

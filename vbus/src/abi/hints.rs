@@ -37,7 +37,7 @@ pub mod func {
     /// [`super::HelloData`] in and out. `EBUSY` if started.
     pub const HELLO: u32 = 0;
     /// [`super::DiskData`] in and out: a disk that words name, and how the host knows it. `ENOENT`:
-    /// it has none like that. `EEXIST`: the slot is taken. `EBUSY` if started.
+    /// it has none like that. `EEXIST`: the slot is taken. At any time: disks come late.
     pub const DISK: u32 = 1;
     /// Starts. No data. `EINVAL` without what was negotiated, `EEXIST` if started.
     pub const START: u32 = 2;
@@ -130,7 +130,7 @@ pub mod release_result {
 pub mod event {
     /// Release what is free now, then call [`super::func::RELEASED`] with the argument.
     pub const RELEASE_NOW: u64 = 0;
-    /// The block at `addr`, `len` bytes, was dropped: a reader waits for a disk. Needs
+    /// The pages at `addr`, `len` bytes, were dropped: a reader waits for a disk. Needs
     /// [`super::feature::DROPPED`].
     pub const DROPPED: u64 = 1;
     /// The scanner may look at so many pages in a second; 0: it rests.

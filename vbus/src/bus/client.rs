@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use rustix::io::Errno;
 
 use super::connection::{Connection, Reporter};
 use super::housekeeper::Jobs;
-use super::lock;
 use super::member::{Member, MemberRecord};
 use super::notice::ClosedNotice;
 use super::quota::Charge;
@@ -59,14 +59,14 @@ impl Attachment {
 
     /// Passes an event on.
     pub fn tell(&self, event: Event) {
-        let _order = lock(&self.state);
+        let _order = self.state.lock();
         self.events.event(event);
     }
 
     /// Tells the client that an interface left the bus, unless it knows. Adds the connections that
     /// are to be closed.
     pub fn drop_interface(&self, id: InterfaceId, doomed: &mut Vec<Arc<Connection>>) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if !state.cut_off.remove(&id) {
             state.drop_connections(id, doomed);
             self.events.event(Event::DeviceDropped { id });
@@ -77,7 +77,7 @@ impl Attachment {
     /// `None` if that has happened. Called while the interface cannot leave the bus.
     pub fn cut_off(&self, culprit: &Arc<Connection>) -> Option<Vec<Arc<Connection>>> {
         let id = culprit.interface;
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if !culprit.drop_calls() {
             return None;
         }
@@ -90,14 +90,14 @@ impl Attachment {
     }
 
     fn connection(&self, handle: Handle) -> Result<Arc<Connection>, Errno> {
-        let state = lock(&self.state);
+        let state = self.state.lock();
         let slot = state.slots.get(&handle).ok_or(Errno::NOENT)?;
         Ok(Arc::clone(&slot.connection))
     }
 
     /// Gives an established connection its handle.
     fn admit(&self, connection: &Arc<Connection>, charge: Charge) -> Result<Handle, Errno> {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if state.cut_off.contains(&connection.interface) || !connection.open() {
             return Err(Errno::NODEV);
         }
@@ -156,7 +156,7 @@ impl Verbs for Client {
         let attachment = &self.attachment;
         let bus = &attachment.record.bus;
         let interface = bus.interface(id).ok_or(Errno::NOENT)?;
-        if lock(&attachment.state).cut_off.contains(&id) {
+        if attachment.state.lock().cut_off.contains(&id) {
             return Err(Errno::NODEV);
         }
         let charge = attachment.record.connections.charge(1)?;
@@ -225,7 +225,7 @@ impl Verbs for Client {
     }
 
     fn close(&self, handle: Handle) -> Result<(), Errno> {
-        let slot = lock(&self.attachment.state).slots.remove(&handle);
+        let slot = self.attachment.state.lock().slots.remove(&handle);
         slot.ok_or(Errno::NOENT)?.connection.close();
         Ok(())
     }
@@ -247,7 +247,7 @@ fn attach_signal(region: &Region, request: SignalRequest) -> Result<ShmSignal, E
 impl Drop for Client {
     fn drop(&mut self) {
         self.attachment.record.bus.detach(self.listener);
-        let slots = std::mem::take(&mut lock(&self.attachment.state).slots);
+        let slots = std::mem::take(&mut self.attachment.state.lock().slots);
         for slot in slots.into_values() {
             slot.connection.close();
         }

@@ -2,13 +2,13 @@
 
 use std::fmt;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Weak};
 
+use parking_lot::Mutex;
 use rustix::io::Errno;
 
 use super::client::Attachment;
 use super::housekeeper::Jobs;
-use super::lock;
 use super::quota::Charge;
 use super::shell::{FaultCount, Shell};
 use crate::device::{self, FaultReporter};
@@ -74,7 +74,7 @@ impl Connection {
 
     /// The device has accepted it. Calls start after [`Connection::open`].
     pub fn establish(&self, connection: Arc<dyn device::Connection>) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         let gauge = state
             .shell
             .as_ref()
@@ -87,7 +87,7 @@ impl Connection {
 
     /// Lets calls start; false if it was dropped while the device connected it.
     pub fn open(&self) -> bool {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if state.phase == Phase::Opening {
             state.phase = Phase::Open;
         }
@@ -96,7 +96,7 @@ impl Connection {
 
     /// Lets no more calls start; false if none could before.
     pub fn drop_calls(&self) -> bool {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         let was_dropped = state.phase == Phase::Dropped;
         state.phase = Phase::Dropped;
         !was_dropped
@@ -111,7 +111,7 @@ impl Connection {
         call: impl FnOnce(&dyn device::Connection) -> Result<R, Errno>,
     ) -> Result<R, Errno> {
         let (_leave, connection) = {
-            let mut state = lock(&self.state);
+            let mut state = self.state.lock();
             if state.phase != Phase::Open {
                 return Err(Errno::NODEV);
             }
@@ -126,7 +126,7 @@ impl Connection {
     /// Closes the connection on the device's side, now or as soon as no call is in flight.
     pub fn close(&self) {
         let (opened, shell) = {
-            let mut state = lock(&self.state);
+            let mut state = self.state.lock();
             state.phase = Phase::Dropped;
             state.is_closing = true;
             if state.in_flight > 0 {
@@ -177,7 +177,7 @@ struct Leave<'a>(&'a Arc<Connection>);
 impl Drop for Leave<'_> {
     fn drop(&mut self) {
         let is_due = {
-            let mut state = lock(&self.0.state);
+            let mut state = self.0.state.lock();
             state.in_flight -= 1;
             state.in_flight == 0 && state.is_closing
         };

@@ -1,20 +1,21 @@
 //! The host: everything by name, and who is a member.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, OnceLock};
 
+use parking_lot::{Mutex, MutexGuard};
 use rustix::io::Errno;
 
 use super::housekeeper::{Housekeeper, Jobs};
 use super::identity::{Idents, Stamp};
 use super::instance::Bus;
 use super::member::{Member, MemberRecord};
+use super::name;
 use super::quota::Limits;
 use super::registry::{BusRecord, ClassRecord, DeviceRecord, Membership, Registry};
 use super::shell::Shell;
-use super::{lock, name};
 use crate::device::DeviceClass;
-use crate::tree::Tree;
+use crate::tree::{Tree, VmSource};
 
 type Observer = Arc<dyn Fn() + Send + Sync>;
 
@@ -28,6 +29,7 @@ pub struct Host {
     /// When the host was made, and the sets of its objects last changed.
     pub(crate) stamps: HostStamps,
     housekeeper: Housekeeper,
+    vm_source: OnceLock<Arc<dyn VmSource>>,
 }
 
 /// Of the sets of objects.
@@ -59,6 +61,7 @@ impl Host {
                 vms: Stamp::new(0),
             },
             housekeeper: Housekeeper::start(),
+            vm_source: OnceLock::new(),
         })
     }
 
@@ -263,22 +266,36 @@ impl Host {
         Tree::new(crate::tree::host_root(self))
     }
 
+    /// Shows what `source` knows, too; the first one for good.
+    pub fn show_vms(&self, source: Arc<dyn VmSource>) {
+        let _ = self.vm_source.set(source);
+    }
+
+    pub(crate) fn vm_source(&self) -> Option<&Arc<dyn VmSource>> {
+        self.vm_source.get()
+    }
+
+    /// The first of `count` identities in a row, for entries of the tree that others make.
+    pub fn allocate_idents(&self, count: u64) -> u64 {
+        self.idents.allocate(count)
+    }
+
     /// Has `observer` called after each change of what [`crate::state::State`] describes, without any
     /// lock, by the thread that made it. The host keeps it for as long as it lives, so it must not
     /// own the host.
     pub fn on_change(&self, observer: Box<dyn Fn() + Send + Sync>) {
-        lock(&self.observers).push(Arc::from(observer));
+        self.observers.lock().push(Arc::from(observer));
     }
 
     pub(crate) fn changed(&self) {
-        let observers = lock(&self.observers).clone();
+        let observers = self.observers.lock().clone();
         for observer in observers {
             observer();
         }
     }
 
     pub(super) fn registry(&self) -> MutexGuard<'_, Registry> {
-        lock(&self.registry)
+        self.registry.lock()
     }
 
     pub(super) fn idents(&self) -> &Idents {

@@ -2,15 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use rustix::io::Errno;
 
 use super::client::Attachment;
 use super::connection::Connection;
 use super::identity::{Idents, Stamp};
+use super::name;
 use super::shell::Shell;
-use super::{lock, name};
 use crate::device::{Interface, InterfaceOffer};
 use crate::verbs::{Event, InterfaceId};
 
@@ -95,7 +96,7 @@ impl Bus {
                 return Err(Errno::INVAL);
             }
         }
-        let mut guard = lock(&self.state);
+        let mut guard = self.state.lock();
         let state = &mut *guard;
         // The last id is never given.
         let count = u32::try_from(offers.len()).map_err(|_| Errno::NOSPC)?;
@@ -125,7 +126,7 @@ impl Bus {
         let mut doomed = Vec::new();
         // Dropped after the lock: devices own what is in there.
         let mut removed = Vec::new();
-        let mut guard = lock(&self.state);
+        let mut guard = self.state.lock();
         let state = &mut *guard;
         for interface in state.interfaces.values() {
             if Arc::ptr_eq(&interface.shell, shell) {
@@ -144,7 +145,7 @@ impl Bus {
 
     /// Tells a new listener of all interfaces, and from then on of every change; its number.
     pub fn attach(&self, listener: Arc<Attachment>) -> u64 {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         for interface in state.interfaces.values() {
             listener.tell(interface.added());
         }
@@ -156,25 +157,25 @@ impl Bus {
 
     /// Forgets a listener.
     pub fn detach(&self, number: u64) {
-        let listener = lock(&self.state).listeners.remove(&number);
+        let listener = self.state.lock().listeners.remove(&number);
         drop(listener);
     }
 
     /// The interface with this id.
     pub fn interface(&self, id: InterfaceId) -> Option<Arc<RegisteredInterface>> {
-        lock(&self.state).interfaces.get(&id).map(Arc::clone)
+        self.state.lock().interfaces.get(&id).map(Arc::clone)
     }
 
     /// All interfaces, by id in ascending order.
     pub fn interfaces(&self) -> Vec<Arc<RegisteredInterface>> {
-        lock(&self.state).interfaces.values().cloned().collect()
+        self.state.lock().interfaces.values().cloned().collect()
     }
 
     /// Runs `then` while the interface cannot leave the bus; `None` if it has.
     ///
     /// `then` must not block, nor run code of a device.
     pub fn if_registered<R>(&self, id: InterfaceId, then: impl FnOnce() -> R) -> Option<R> {
-        let state = lock(&self.state);
+        let state = self.state.lock();
         state.interfaces.contains_key(&id).then(then)
     }
 }
@@ -213,7 +214,7 @@ mod tests {
         let idents = Idents::new();
         let bus = Bus::new("bus", &idents);
         let shell = Arc::new(Shell::new("a", &idents));
-        lock(&bus.state).next_id = u32::MAX - 1;
+        bus.state.lock().next_id = u32::MAX - 1;
 
         let too_many = bus.register(&shell, "a", offers(2), &idents);
 

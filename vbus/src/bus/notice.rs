@@ -1,9 +1,10 @@
 //! Tells a client when the last use of its shared memory ends.
 
 use std::fmt;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use super::lock;
+use parking_lot::Mutex;
+
 use super::quota::Charge;
 use crate::verbs::{Event, EventSink};
 
@@ -52,7 +53,7 @@ impl Promise {
     /// The device took the memory, or not; it may have dropped it already.
     pub fn settle(&self, is_accepted: bool) {
         let is_due = {
-            let mut state = lock(&self.state);
+            let mut state = self.state.lock();
             state.is_accepted = Some(is_accepted);
             is_accepted && state.is_dropped
         };
@@ -73,7 +74,7 @@ impl Drop for ClosedNotice {
         // Before the event, so that a client that heard of it can share as much again.
         self.charges.clear();
         let is_due = {
-            let mut state = lock(&self.promise.state);
+            let mut state = self.promise.state.lock();
             state.is_dropped = true;
             state.is_accepted == Some(true)
         };

@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Mutex;
 
+use parking_lot::Mutex;
 use rustix::io::Errno;
 
 use super::identity::{Idents, Stamp};
-use super::lock;
 use crate::abi::wire::{MAX_REPORT_NAME_BYTES, MAX_REPORT_NAMES, MAX_REPORT_VALUE_BYTES};
 
 /// The last report of one member. It is believed by nobody: it is text that is shown.
@@ -49,7 +48,7 @@ impl Report {
     /// `EINVAL`: not lines of names and values. `EDQUOT`: too many names so far.
     pub fn set(&self, text: &str) -> Result<(), Errno> {
         let values = parse(text)?;
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         let parents = values.keys().filter_map(|name| name.split_once('/'));
         let all = values.keys().map(String::as_str);
         let mut new: Vec<String> = Vec::new();
@@ -70,12 +69,12 @@ impl Report {
 
     /// True if nothing was said.
     pub fn is_empty(&self) -> bool {
-        lock(&self.state).values.is_empty()
+        self.state.lock().values.is_empty()
     }
 
     /// What is in `directory`, or at the top, by name in ascending order.
     pub fn entries(&self, directory: Option<&str>) -> Vec<ReportEntry> {
-        let state = lock(&self.state);
+        let state = self.state.lock();
         let ident = |name: &str| {
             let position = state.names.iter().position(|known| known == name);
             // All names were added with their values.

@@ -7,9 +7,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use rustix::event::epoll;
 use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
@@ -212,17 +213,10 @@ impl Link {
                 Some(packet) => self.read(state, packet, true).0,
                 None => {
                     state.num_waiters += 1;
-                    let mut state = match time_left {
-                        Some(time) => self
-                            .arrived
-                            .wait_timeout(state, time)
-                            .map(|(state, _)| state)
-                            .unwrap_or_else(|poisoned| poisoned.into_inner().0),
-                        None => self
-                            .arrived
-                            .wait(state)
-                            .unwrap_or_else(PoisonError::into_inner),
-                    };
+                    match time_left {
+                        Some(time) => drop(self.arrived.wait_for(&mut state, time)),
+                        None => self.arrived.wait(&mut state),
+                    }
                     state.num_waiters -= 1;
                     state
                 }
@@ -359,7 +353,7 @@ impl Link {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

@@ -3,9 +3,10 @@
 use std::fmt;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use rustix::event::Timespec;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -121,7 +122,7 @@ impl Remote {
             offset: offset.into(),
         };
         self.request(kind::MEM_ADD, &[body.as_bytes()], &[lent.as_fd()])?;
-        self.memory().push(Registered {
+        self.memory.lock().push(Registered {
             base,
             region: region.clone(),
         });
@@ -136,7 +137,9 @@ impl Remote {
     pub fn drop_memory(&self, base: u64) -> Result<(), Errno> {
         let body = MemDrop { base: base.into() };
         self.request(kind::MEM_DROP, &[body.as_bytes()], &[])?;
-        self.memory().retain(|registered| registered.base != base);
+        self.memory
+            .lock()
+            .retain(|registered| registered.base != base);
         Ok(())
     }
 
@@ -169,10 +172,6 @@ impl Remote {
         self.link.is_broken()
     }
 
-    fn memory(&self) -> MutexGuard<'_, Vec<Registered>> {
-        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn request(
         &self,
         kind: u16,
@@ -184,7 +183,7 @@ impl Remote {
     }
 
     fn locate<'a>(&self, region: &'a Region) -> Result<Location<'a>, Errno> {
-        let memory = self.memory();
+        let memory = self.memory.lock();
         let known = memory.iter().find_map(|registered| {
             let offset = region.offset_in(&registered.region)?;
             registered.base.checked_add(offset as u64)

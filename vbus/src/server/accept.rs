@@ -69,7 +69,7 @@ impl Drop for Farewell {
         if std::thread::panicking() {
             tracing::error!("vbus: a client's thread panicked");
         }
-        let mut clients = self.shared.clients();
+        let mut clients = self.shared.clients.lock();
         if let Some(client) = clients.live.remove(&self.id) {
             clients.ended.push(client.thread);
         }
@@ -107,7 +107,7 @@ pub fn run(shared: &Arc<Shared>, listener: &Listener) {
         if ended {
             eventfd::drain(&shared.ended);
             // Its thread is past the lock that is held here, so this waits for next to nothing.
-            shared.clients().join_ended();
+            shared.clients.lock().join_ended();
         }
         is_paused = incoming && take(shared, listener).is_err();
     }
@@ -139,7 +139,7 @@ fn admit(shared: &Arc<Shared>, fd: OwnedFd) -> Result<(), Errno> {
         Ok(peer) => peer,
         Err(errno) => return refuse(fd, errno),
     };
-    let mut clients = shared.clients();
+    let mut clients = shared.clients.lock();
     let limits = shared.limits;
     if clients.len() >= limits.clients || clients.num_of(peer.uid) >= limits.clients_per_uid {
         drop(clients);

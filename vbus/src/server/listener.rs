@@ -54,24 +54,15 @@ impl AsFd for Listener {
 }
 
 impl Listener {
-    /// Listens on `path`, with mode 0600.
+    /// Listens on `path`, with mode 0600, for clients of sockets of `kind`.
     ///
     /// # Errors
     /// [`BindError`].
-    pub fn bind(path: &Path) -> Result<Self, BindError> {
+    pub fn bind(path: &Path, kind: SocketType) -> Result<Self, BindError> {
         let address = SocketAddrUnix::new(path).map_err(system("use the path"))?;
-        // Held until the socket listens: of two servers that start at once, the second one finds
-        // the first alive.
-        let directory = match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let directory =
-            open(directory, flags, Mode::empty()).map_err(system("open its directory"))?;
-        flock(&directory, FlockOperation::LockExclusive).map_err(system("lock its directory"))?;
-        remove_stale(path, &address)?;
-        let fd = new_socket().map_err(system("make a socket"))?;
+        let _directory = lock_directory(path)?;
+        remove_dead(path, &address)?;
+        let fd = new_socket(kind).map_err(system("make a socket"))?;
         bind(&fd, &address).map_err(system("bind the socket"))?;
         // Nobody can connect before `listen`.
         chmod(path, Mode::RUSR | Mode::WUSR).map_err(system("set the mode"))?;
@@ -82,6 +73,16 @@ impl Listener {
             path: path.to_owned(),
             identity: identity(&stat),
         })
+    }
+
+    /// Removes the socket at `path` if whoever listened there is no more.
+    ///
+    /// # Errors
+    /// [`BindError`]; [`BindError::InUse`] if somebody does listen.
+    pub fn remove_stale(path: &Path) -> Result<(), BindError> {
+        let address = SocketAddrUnix::new(path).map_err(system("use the path"))?;
+        let _directory = lock_directory(path)?;
+        remove_dead(path, &address)
     }
 
     /// Where it listens.
@@ -109,13 +110,26 @@ fn identity(stat: &Stat) -> (u64, u64) {
     (stat.st_dev, stat.st_ino)
 }
 
-fn new_socket() -> Result<OwnedFd, Errno> {
+fn new_socket(kind: SocketType) -> Result<OwnedFd, Errno> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
+    socket_with(AddressFamily::UNIX, kind, flags, None)
 }
 
-/// Removes what a server left that is no more.
-fn remove_stale(path: &Path, address: &SocketAddrUnix) -> Result<(), BindError> {
+/// Locks the directory of `path`. Held from `bind` to `listen`: whoever has the lock finds a socket
+/// alive or dead, but never one that is about to live.
+fn lock_directory(path: &Path) -> Result<OwnedFd, BindError> {
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = open(directory, flags, Mode::empty()).map_err(system("open its directory"))?;
+    flock(&directory, FlockOperation::LockExclusive).map_err(system("lock its directory"))?;
+    Ok(directory)
+}
+
+/// Removes what a server left that is no more. The directory is locked.
+fn remove_dead(path: &Path, address: &SocketAddrUnix) -> Result<(), BindError> {
     let stat = match lstat(path) {
         Ok(stat) => stat,
         Err(Errno::NOENT) => return Ok(()),
@@ -124,7 +138,8 @@ fn remove_stale(path: &Path, address: &SocketAddrUnix) -> Result<(), BindError> 
     if FileType::from_raw_mode(stat.st_mode) != FileType::Socket {
         return Err(BindError::NotSocket);
     }
-    let probe = new_socket().map_err(system("make a socket"))?;
+    // Of any kind: that of a living one is told apart below.
+    let probe = new_socket(SocketType::SEQPACKET).map_err(system("make a socket"))?;
     match connect(&probe, address) {
         Err(Errno::CONNREFUSED) => unlink(path).map_err(system("remove the stale socket")),
         // EAGAIN: its backlog is full. EPROTOTYPE: it speaks something else. Alive in any case.
@@ -146,7 +161,7 @@ mod tests {
     #[test]
     fn socket_is_private_and_vanishes_with_the_listener() {
         let (_directory, path) = path();
-        let listener = Listener::bind(&path).unwrap();
+        let listener = Listener::bind(&path, SocketType::SEQPACKET).unwrap();
 
         assert_eq!(lstat(&path).unwrap().st_mode & 0o7777, 0o600);
         drop(listener);
@@ -157,9 +172,9 @@ mod tests {
     #[test]
     fn live_socket_is_not_taken_over() {
         let (_directory, path) = path();
-        let _listener = Listener::bind(&path).unwrap();
+        let _listener = Listener::bind(&path, SocketType::SEQPACKET).unwrap();
 
-        let error = Listener::bind(&path).unwrap_err();
+        let error = Listener::bind(&path, SocketType::SEQPACKET).unwrap_err();
 
         assert!(matches!(error, BindError::InUse), "{error}");
     }
@@ -169,7 +184,7 @@ mod tests {
         let (_directory, path) = path();
         let _stream = std::os::unix::net::UnixListener::bind(&path).unwrap();
 
-        let error = Listener::bind(&path).unwrap_err();
+        let error = Listener::bind(&path, SocketType::SEQPACKET).unwrap_err();
 
         assert!(matches!(error, BindError::InUse), "{error}");
     }
@@ -177,11 +192,25 @@ mod tests {
     #[test]
     fn stale_socket_is_replaced() {
         let (_directory, path) = path();
-        let fd = new_socket().unwrap();
+        let fd = new_socket(SocketType::SEQPACKET).unwrap();
         bind(&fd, &SocketAddrUnix::new(&path).unwrap()).unwrap();
         drop(fd); // The name stays.
 
-        assert!(Listener::bind(&path).is_ok());
+        assert!(Listener::bind(&path, SocketType::SEQPACKET).is_ok());
+    }
+
+    #[test]
+    fn stale_socket_of_another_type_is_removed_and_a_live_one_is_not() {
+        let (_directory, path) = path();
+        let listener = Listener::bind(&path, SocketType::STREAM).unwrap();
+
+        let alive = Listener::remove_stale(&path).unwrap_err();
+        assert!(matches!(alive, BindError::InUse), "{alive}");
+        drop(listener);
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap()); // The name stays.
+
+        Listener::remove_stale(&path).unwrap();
+        assert!(!path.exists());
     }
 
     #[test]
@@ -189,7 +218,7 @@ mod tests {
         let (_directory, path) = path();
         std::fs::write(&path, "precious").unwrap();
 
-        let error = Listener::bind(&path).unwrap_err();
+        let error = Listener::bind(&path, SocketType::SEQPACKET).unwrap_err();
 
         assert!(matches!(error, BindError::NotSocket), "{error}");
         assert_eq!(std::fs::read(&path).unwrap(), b"precious");
@@ -198,9 +227,9 @@ mod tests {
     #[test]
     fn successor_keeps_its_name() {
         let (_directory, path) = path();
-        let first = Listener::bind(&path).unwrap();
+        let first = Listener::bind(&path, SocketType::SEQPACKET).unwrap();
         std::fs::remove_file(&path).unwrap();
-        let _second = Listener::bind(&path).unwrap();
+        let _second = Listener::bind(&path, SocketType::SEQPACKET).unwrap();
 
         drop(first);
 

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Weak};
 
+use parking_lot::RwLock;
 use rustix::io::Errno;
 use vm_memory::{GuestAddress, GuestRegionMmap, MmapRegion};
 
@@ -66,7 +67,7 @@ impl AddressSpace {
         if !is_whole || len == 0 {
             return refuse(Errno::INVAL);
         }
-        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.write();
         state.sweep();
         if state.ranges.len() + state.leaving.len() >= MAX_RANGES {
             return refuse(Errno::DQUOT);
@@ -94,7 +95,7 @@ impl AddressSpace {
     /// # Errors
     /// `ENOENT`: there is none that starts there.
     pub fn drop_range(&self, base: u64) -> Result<(), Errno> {
-        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.write();
         let range = state.ranges.remove(&base).ok_or(Errno::NOENT)?;
         let removed = state.ram.remove_region(GuestAddress(base), range.len);
         if let Ok((ram, _)) = removed {
@@ -127,7 +128,7 @@ impl From<RegionError> for AddError {
 
 impl MemoryContext for AddressSpace {
     fn snapshot(&self) -> GuestRam {
-        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        let state = self.state.read();
         state.ram.clone()
     }
 }

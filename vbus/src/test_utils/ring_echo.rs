@@ -1,8 +1,9 @@
 //! For tests: a device class that serves one ring and reverses the buffers in it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use vm_memory::{Bytes, GuestAddress};
@@ -97,7 +98,7 @@ impl Connection for EchoConnection {
     }
 
     fn shm(&self, shm: Shm) -> Result<(), Errno> {
-        let mut worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut worker = self.worker.lock();
         if shm.id != RING_ID || shm.signal.is_none() {
             return Err(Errno::INVAL);
         }
@@ -118,11 +119,7 @@ impl Connection for EchoConnection {
     }
 
     fn close(&self) {
-        let worker = self
-            .worker
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let worker = self.worker.lock().take();
         if let Some(worker) = worker {
             let _ = worker.stop.write(1);
             let _ = worker.thread.join();

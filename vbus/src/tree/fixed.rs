@@ -1,5 +1,7 @@
 //! Directories and files that only show something.
 
+use std::fmt;
+
 use rustix::io::Errno;
 
 use super::{Directory, Entry};
@@ -7,7 +9,13 @@ use crate::attribute::Attribute;
 
 /// A directory of few entries that nobody can change; the function makes them, by name in ascending
 /// order.
-pub(super) struct Fixed<F>(pub F);
+pub struct Fixed<F>(pub F);
+
+impl<F> fmt::Debug for Fixed<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Fixed")
+    }
+}
 
 impl<F: Fn() -> Vec<(String, Entry)> + Send + Sync> Directory for Fixed<F> {
     fn lookup(&self, name: &str) -> Option<Entry> {
@@ -21,7 +29,13 @@ impl<F: Fn() -> Vec<(String, Entry)> + Send + Sync> Directory for Fixed<F> {
 }
 
 /// A file that shows what the function returns.
-pub(super) struct Shown<F>(pub F);
+pub struct Shown<F>(pub F);
+
+impl<F> fmt::Debug for Shown<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Shown")
+    }
+}
 
 impl<F: Fn() -> String + Send + Sync> Attribute for Shown<F> {
     fn read(&self) -> Result<String, Errno> {

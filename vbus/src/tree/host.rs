@@ -8,7 +8,7 @@
 //! | `sys/deviceclass/CLASS/` | known classes |
 //! | `sys/devices/NAME/` | devices: class, interfaces, attributes, counters |
 //! | `sys/instances/BUS/` | buses: interfaces by id, members by pid |
-//! | `sys/vms/PID/` | what VMs that are members of a bus say about themselves |
+//! | `sys/vms/PID/` | what VMs that are members of a bus say about themselves, and what a [`VmSource`](super::VmSource) knows |
 
 use std::sync::Arc;
 use std::time::SystemTime;

@@ -268,18 +268,34 @@ fn figures(member: &Arc<MemberRecord>) -> Vec<(String, Entry)> {
     files.collect()
 }
 
-/// `sys/vms`.
+/// `sys/vms`: those that report, and those that somebody else knows.
 pub(super) fn vm_entries(host: &Host) -> Vec<(String, Entry)> {
+    let source = host.vm_source();
+    let mut known = source.map(|source| source.vms()).unwrap_or_default();
     let members = host.reporters().into_iter();
     let mut entries: Vec<_> = members
         .map(|member| {
             let stamp = &member.report.stamp;
             let (ident, modified) = (stamp.ident(), stamp.modified());
             let name = member.pid.to_string();
-            let directory = fixed(move || report_entries(&member, None));
+            let position = known.iter().position(|vm| vm.pid == member.pid);
+            let added = position.map_or(Vec::new(), |at| known.swap_remove(at).entries);
+            let directory = fixed(move || with(report_entries(&member, None), &added));
             entry(&name, ident, modified, directory)
         })
         .collect();
+    entries.extend(known.into_iter().map(|vm| {
+        let directory = fixed(move || vm.entries.clone());
+        entry(&vm.pid.to_string(), vm.ident, vm.modified, directory)
+    }));
+    entries.sort_by(|(a, _), (b, _)| a.cmp(b));
+    entries
+}
+
+/// `entries` with those that are `added` in the place of others of their names.
+fn with(mut entries: Vec<(String, Entry)>, added: &[(String, Entry)]) -> Vec<(String, Entry)> {
+    entries.retain(|(name, _)| added.iter().all(|(other, _)| other != name));
+    entries.extend(added.iter().cloned());
     entries.sort_by(|(a, _), (b, _)| a.cmp(b));
     entries
 }
