@@ -5,7 +5,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
+
+use parking_lot::RwLock;
 
 /// A device that answers accesses inside its range. Called by any vCPU thread, concurrently.
 pub trait BusDevice: Send + Sync {
@@ -53,7 +55,7 @@ pub struct Bus {
 
 impl fmt::Debug for Bus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
+        let entries = self.entries.read();
         f.debug_map()
             .entries(entries.iter().map(|(start, e)| (start, e.len)))
             .finish()
@@ -70,7 +72,7 @@ impl Bus {
             Some(end) if len > 0 => end,
             _ => return Err(BusError::BadRange { start, len }),
         };
-        let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
+        let mut entries = self.entries.write();
         if let Some((&other, entry)) = entries.range(..end).next_back()
             && other + entry.len > start
         {
@@ -82,7 +84,7 @@ impl Bus {
 
     /// Takes the device that starts at `start` off the bus; false if there is none.
     pub fn remove(&self, start: u64) -> bool {
-        let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
+        let mut entries = self.entries.write();
         entries.remove(&start).is_some()
     }
 
@@ -112,7 +114,7 @@ impl Bus {
     }
 
     fn find(&self, addr: u64, len_bytes: usize) -> Option<(u64, Arc<dyn BusDevice>)> {
-        let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
+        let entries = self.entries.read();
         let (start, entry) = entries.range(..=addr).next_back()?;
         let offset = addr - start;
         let fits = offset.checked_add(len_bytes as u64)? <= entry.len;

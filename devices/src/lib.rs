@@ -11,6 +11,7 @@
 //! | [`pci`] | root complex, configuration space, MSI-X |
 //! | [`tap`] | TAP interfaces of the host |
 //! | [`vbus_pci`] | the PCI function through which a guest reaches its bus |
+//! | [`hints`] | `page-hints` on the virtual bus: what the guest's pages are worth |
 //! | [`venet`] | `virtual-ethernet` devices on the virtual bus |
 //! | [`virtio`] | virtio devices and their PCI transport |
 //! | [`legacy`] | serial ports, ACPI power, reset and panic ports |
@@ -30,8 +31,13 @@
     )
 )]
 
+mod attributes;
 pub mod bus;
+mod client;
 pub mod error;
+#[cfg(any(test, feature = "test-utils"))]
+mod fuzz_ring;
+pub mod hints;
 pub mod interrupt;
 pub mod iovec;
 pub mod legacy;

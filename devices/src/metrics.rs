@@ -1,6 +1,7 @@
 //! Counters: plain atomics, owned by the device, read by whoever collects them.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 use serde::{Serialize, Serializer};
 
@@ -35,6 +36,46 @@ impl Serialize for Counter {
     }
 }
 
+/// The name of one counter of `M`, and which one it is.
+pub type Named<M> = (&'static str, fn(&M) -> &Counter);
+
+/// How often something was done, and how long it took. Any thread may add.
+#[derive(Debug, Default, Serialize)]
+pub struct Timer {
+    /// Times that it was done.
+    times: Counter,
+    /// Nanoseconds that all of them took.
+    total_ns: Counter,
+    /// Nanoseconds that the longest one took.
+    longest_ns: Longest,
+}
+
+impl Timer {
+    /// Does it, and answers what it does.
+    pub fn time<T>(&self, act: impl FnOnce() -> T) -> T {
+        let start = Instant::now();
+        let result = act();
+        self.add(start.elapsed());
+        result
+    }
+
+    fn add(&self, took: Duration) {
+        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        self.times.add(1);
+        self.total_ns.add(nanos);
+        self.longest_ns.0.fetch_max(nanos, Relaxed);
+    }
+}
+
+#[derive(Debug, Default)]
+struct Longest(AtomicU64);
+
+impl Serialize for Longest {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(self.0.load(Relaxed))
+    }
+}
+
 /// Traffic of one virtqueue between guest and device.
 #[derive(Debug, Default, Serialize)]
 pub struct QueueMetrics {
@@ -56,5 +97,19 @@ mod tests {
 
         assert_eq!(logged, [1, 2, 4, 8]);
         assert_eq!(counter.get(), 9);
+    }
+
+    #[test]
+    fn timer_tells_how_often_how_long_and_how_long_at_most() {
+        let timer = Timer::default();
+
+        for nanos in [5, 700, 30] {
+            timer.add(Duration::from_nanos(nanos));
+        }
+        assert_eq!(timer.time(|| 7), 7);
+
+        assert_eq!(timer.times.get(), 4);
+        assert!(timer.total_ns.get() >= 735, "{timer:?}");
+        assert!(timer.longest_ns.0.load(Relaxed) >= 700, "{timer:?}");
     }
 }

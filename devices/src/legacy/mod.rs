@@ -42,7 +42,7 @@ pub trait GuestEventSink: Send + Sync {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use std::sync::Mutex;
+    use parking_lot::Mutex;
 
     /// Remembers every event.
     #[derive(Debug, Default)]
@@ -50,13 +50,13 @@ pub(crate) mod tests {
 
     impl Recorder {
         pub(crate) fn events(&self) -> Vec<GuestEvent> {
-            self.0.lock().unwrap().clone()
+            self.0.lock().clone()
         }
     }
 
     impl GuestEventSink for Recorder {
         fn guest_event(&self, event: GuestEvent) {
-            self.0.lock().unwrap().push(event);
+            self.0.lock().push(event);
         }
     }
 }

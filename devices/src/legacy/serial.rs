@@ -5,8 +5,9 @@
 
 use std::io::{self, Write};
 use std::mem;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::{Mutex, MutexGuard};
 use serde::Serialize;
 use vm_superio::serial::{self, SerialEvents};
 use vm_superio::{Serial, Trigger};
@@ -137,7 +138,7 @@ impl SerialPort {
 
     /// Writes out what the guest has sent, in order, even if several vCPUs send at once.
     fn send(&self) {
-        let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut out = self.out.lock();
         let bytes = mem::take(self.lock().writer_mut());
         let num_bytes = bytes.len() as u64;
         match out.write_all(&bytes).and_then(|()| out.flush()) {
@@ -147,7 +148,7 @@ impl SerialPort {
     }
 
     fn lock(&self) -> MutexGuard<'_, Registers> {
-        self.serial.lock().unwrap_or_else(PoisonError::into_inner)
+        self.serial.lock()
     }
 }
 
@@ -193,7 +194,7 @@ mod tests {
 
     impl Write for Sink {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
+            self.0.lock().extend_from_slice(bytes);
             Ok(bytes.len())
         }
         fn flush(&mut self) -> io::Result<()> {
@@ -221,7 +222,7 @@ mod tests {
         port.write(DATA, b"h");
         port.write(DATA, b"i");
 
-        assert_eq!(*sink.0.lock().unwrap(), b"hi");
+        assert_eq!(*sink.0.lock(), b"hi");
     }
 
     /// Linux's handler answers one edge by going on until the port names no more reason, and a
@@ -304,7 +305,7 @@ mod tests {
 
         thread::scope(|scope| {
             scope.spawn(|| port.write(DATA, b"a"));
-            while port.out.try_lock().is_ok() {
+            while port.out.try_lock().is_some() {
                 thread::yield_now();
             }
             assert_eq!(port.enqueue(b"x"), 1);
@@ -372,7 +373,7 @@ mod tests {
         port.write(DATA, b"hi");
         port.read(LINE_STATUS, &mut data);
 
-        assert_eq!(*sink.0.lock().unwrap(), b"");
+        assert_eq!(*sink.0.lock(), b"");
         assert_eq!(data, [0xff; 2]);
     }
 }

@@ -1,8 +1,9 @@
 //! A BAR where the guest placed it, and the doorbells inside it.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::config::{Bar, BarKind};
@@ -70,7 +71,7 @@ impl MappedBar {
 
     /// Detaches all doorbells, for good.
     pub fn detach_doorbells(&self) {
-        let mut attached = self.attached.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut attached = self.attached.lock();
         for idx in attached.take().into_iter().flatten() {
             let Some(bell) = self.function.doorbells().get(idx) else {
                 continue;
@@ -83,7 +84,7 @@ impl MappedBar {
     }
 
     fn attach_doorbell(&self, idx: usize, bell: &BarDoorbell) {
-        let mut attached = self.attached.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut attached = self.attached.lock();
         // Else another processor was faster, or moved the BAR.
         let is_new = attached.as_mut().is_some_and(|set| set.insert(idx));
         if !is_new {

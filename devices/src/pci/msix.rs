@@ -222,8 +222,8 @@ mod tests {
     use super::*;
     use crate::interrupt::MsiVectors;
     use crate::test_utils::{FakeVectors, count_warnings};
+    use parking_lot::Mutex;
     use std::io;
-    use std::sync::Mutex;
     use vmm_sys_util::eventfd::EventFd;
 
     /// A vector that remembers its routes.
@@ -237,7 +237,7 @@ mod tests {
             self.vector.irqfd()
         }
         fn route(&self, message: Option<MsiMessage>) -> io::Result<()> {
-            self.routes.lock().unwrap().push(message);
+            self.routes.lock().push(message);
             Ok(())
         }
     }
@@ -278,10 +278,10 @@ mod tests {
         let (mut table, _owner, routes) = table();
 
         program(&mut table);
-        assert_eq!(*routes.lock().unwrap(), []);
+        assert_eq!(*routes.lock(), []);
         table.set_control(CONTROL_ENABLE);
 
-        assert_eq!(*routes.lock().unwrap(), [Some(MESSAGE)]);
+        assert_eq!(*routes.lock(), [Some(MESSAGE)]);
     }
 
     #[test]
@@ -292,12 +292,12 @@ mod tests {
 
         table.reset();
 
-        assert_eq!(*routes.lock().unwrap(), [Some(MESSAGE), None]);
+        assert_eq!(*routes.lock(), [Some(MESSAGE), None]);
         let mut entry = [0xff; 16];
         table.read_table(0, &mut entry);
         assert_eq!(u128::from_le_bytes(entry), u128::from(ENTRY_MASKED) << 96);
         table.set_control(CONTROL_ENABLE);
-        assert_eq!(routes.lock().unwrap().len(), 2, "it is masked");
+        assert_eq!(routes.lock().len(), 2, "it is masked");
     }
 
     #[test]
@@ -309,10 +309,7 @@ mod tests {
         table.set_control(CONTROL_ENABLE | CONTROL_FUNCTION_MASK);
         table.set_control(CONTROL_ENABLE);
 
-        assert_eq!(
-            *routes.lock().unwrap(),
-            [Some(MESSAGE), None, Some(MESSAGE)]
-        );
+        assert_eq!(*routes.lock(), [Some(MESSAGE), None, Some(MESSAGE)]);
     }
 
     #[test]
@@ -370,6 +367,6 @@ mod tests {
         table.write_table(12, &[0; 2]);
         table.write_table(10, &[0; 4]);
 
-        assert_eq!(*routes.lock().unwrap(), []);
+        assert_eq!(*routes.lock(), []);
     }
 }

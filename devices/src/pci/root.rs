@@ -5,7 +5,9 @@
 //! bus. Its doorbells become ioeventfds there as the guest rings them.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
 
 use super::config::{Bar, BarKind};
 use super::mapped_bar::{Attacher, BarDoorbell, MappedBar};
@@ -92,7 +94,7 @@ impl PciRoot {
     /// # Errors
     /// [`PlugError::NoSlot`].
     pub fn plug(&self, function: Arc<dyn PciFunction>) -> Result<usize, PlugError> {
-        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut slots = self.slots.lock();
         if slots.len() == NUM_SLOTS {
             return Err(PlugError::NoSlot);
         }
@@ -104,13 +106,13 @@ impl PciRoot {
     }
 
     fn function(&self, slot: usize) -> Option<Arc<dyn PciFunction>> {
-        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let slots = self.slots.lock();
         slots.get(slot).map(|slot| Arc::clone(&slot.function))
     }
 
     /// Moves the BARs of `slot` to where its configuration says.
     fn remap(&self, slot: usize) {
-        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut slots = self.slots.lock();
         let Some(Slot { function, mapped }) = slots.get_mut(slot) else {
             return;
         };
@@ -205,11 +207,11 @@ mod tests {
 
     impl Doorbells for FakeDoorbells {
         fn attach(&self, address: DoorbellAddress, _doorbell: &EventFd) -> io::Result<()> {
-            self.0.lock().unwrap().push(address);
+            self.0.lock().push(address);
             Ok(())
         }
         fn detach(&self, address: DoorbellAddress, _doorbell: &EventFd) -> io::Result<()> {
-            self.0.lock().unwrap().retain(|other| *other != address);
+            self.0.lock().retain(|other| *other != address);
             Ok(())
         }
     }
@@ -237,19 +239,19 @@ mod tests {
 
     impl PciFunction for Function {
         fn read_config(&self, offset: u16, data: &mut [u8]) {
-            self.config.lock().unwrap().read(offset, data);
+            self.config.lock().read(offset, data);
         }
         fn write_config(&self, offset: u16, data: &[u8]) {
-            self.config.lock().unwrap().write(offset, data);
+            self.config.lock().write(offset, data);
         }
         fn bars(&self) -> Vec<Bar> {
-            self.config.lock().unwrap().bars().collect()
+            self.config.lock().bars().collect()
         }
         fn decoded_bars(&self) -> Vec<Bar> {
-            self.config.lock().unwrap().decoded_bars()
+            self.config.lock().decoded_bars()
         }
         fn place_bar(&self, idx: usize, start: u32) {
-            self.config.lock().unwrap().place_bar(idx, start);
+            self.config.lock().place_bar(idx, start);
         }
         fn read_bar(&self, _bar_idx: usize, offset: u64, data: &mut [u8]) {
             data.fill(offset as u8);
@@ -321,19 +323,19 @@ mod tests {
         pio.write(0xc014, &[7, 0]);
         pio.write(0xc010, &7u32.to_le_bytes());
         assert_eq!(
-            *doorbells.0.lock().unwrap(),
+            *doorbells.0.lock(),
             [at_port(0xc014, 7), at_port(0xc014, 0)]
         );
 
         root.write(0x04, &[0, 0]);
         assert!(!pio.read(0xc01f, &mut data));
-        assert_eq!(*doorbells.0.lock().unwrap(), []);
+        assert_eq!(*doorbells.0.lock(), []);
     }
 
     #[test]
     fn doorbell_is_attached_when_it_is_rung_where_its_bar_is() {
         let (root, mmio, doorbells) = root();
-        let attached = || doorbells.0.lock().unwrap().clone();
+        let attached = || doorbells.0.lock().clone();
         let mut data = [0];
 
         root.write(0x10, &0xc000_0000u32.to_le_bytes());
@@ -360,12 +362,12 @@ mod tests {
         let (root, mmio, doorbells) = root();
         root.write(0x10, &0xc000_0000u32.to_le_bytes());
         root.write(0x04, &[2, 0]);
-        let before = Arc::clone(&root.slots.lock().unwrap()[0].mapped[0]);
+        let before = Arc::clone(&root.slots.lock()[0].mapped[0]);
 
         root.write(0x10, &0xc100_0000u32.to_le_bytes());
         before.write(0x40, &[0]);
 
-        assert_eq!(*doorbells.0.lock().unwrap(), []);
+        assert_eq!(*doorbells.0.lock(), []);
         assert!(!mmio.write(0xc000_0040, &[0]));
     }
 

@@ -11,11 +11,11 @@ use vbus::memory::{Region, RegionError};
 use vbus::verbs::{InterfaceId, ShmRequest, SignalRequest, Verbs, WakeUp};
 use vm_memory::GuestAddress;
 
+use super::OnLoss;
 use super::connector::{Connector, Phase, Session};
 use super::events::EventWakeUp;
 use super::mailbox::{Args, read_bytes, write_bytes};
 use super::queue::EventQueue;
-use super::{OnLoss, lock};
 
 impl Connector {
     /// A call that changes what the session is; no other call runs meanwhile.
@@ -82,7 +82,7 @@ impl Connector {
         verbs: &dyn Verbs,
         args: DeviceCall,
     ) -> Result<u32, Errno> {
-        let handle = lock(&session.handles).check(args.handle.get())?;
+        let handle = session.handles.lock().check(args.handle.get())?;
         if args.len.get() > MAX_CALL_BYTES {
             return Err(Errno::INVAL);
         }
@@ -95,7 +95,7 @@ impl Connector {
 
     fn share(&self, session: &Session, verbs: &dyn Verbs, args: &mut Args) -> Result<u32, Errno> {
         let mut shm: Shm = args.get();
-        let handle = lock(&session.handles).check(shm.handle.get())?;
+        let handle = session.handles.lock().check(shm.handle.get())?;
         let region = self.region(shm.addr.get(), shm.len.get())?;
         let has_signal = shm.signal_offset.get() != NO_SIGNAL;
         let vector = shm.vector.get();
@@ -204,16 +204,16 @@ fn device_info(session: &Session, args: &mut Args) -> Result<u32, Errno> {
 
 fn open(session: &Session, verbs: &dyn Verbs, args: &mut Args) -> Result<u32, Errno> {
     let mut open: Open = args.get();
-    lock(&session.handles).reserve()?;
+    session.handles.lock().reserve()?;
     let opened = verbs.open(InterfaceId(open.id.get()), open.version.get());
-    lock(&session.handles).settle(opened.as_ref().ok().copied());
+    session.handles.lock().settle(opened.as_ref().ok().copied());
     open.handle = opened?.0.into();
     args.set(&open);
     Ok(0)
 }
 
 fn close(session: &Session, verbs: &dyn Verbs, args: Close) -> Result<u32, Errno> {
-    let handle = lock(&session.handles).remove(args.handle.get())?;
+    let handle = session.handles.lock().remove(args.handle.get())?;
     verbs.close(handle)?;
     Ok(0)
 }

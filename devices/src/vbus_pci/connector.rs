@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use event_manager::{EventOps, Events as Ready, MutEventSubscriber};
+use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use rustix::io::Errno;
 use vbus::abi::pci::{NUM_CHANNELS, NUM_EVENT_QUEUES, func};
 use vbus::verbs::{Handle, Verbs};
@@ -17,7 +18,7 @@ use super::events::{Events, Surroundings};
 use super::mailbox::{Args, Mailbox};
 use super::metrics::VbusPciMetrics;
 use super::wires::{Signals, Vectors};
-use super::{OnLoss, Uplink, lock};
+use super::{OnLoss, Uplink};
 use crate::GuestRam;
 
 /// Connections of one session at a time.
@@ -166,11 +167,11 @@ impl Connector {
     }
 
     fn session(&self) -> RwLockReadGuard<'_, Session> {
-        self.session.read().unwrap_or_else(PoisonError::into_inner)
+        self.session.read()
     }
 
     fn session_alone(&self) -> RwLockWriteGuard<'_, Session> {
-        self.session.write().unwrap_or_else(PoisonError::into_inner)
+        self.session.write()
     }
 
     /// Does the call of a channel.
@@ -229,7 +230,7 @@ impl Connector {
         let mut session = self.session_alone();
         self.end(&mut session);
         *session = Session::new(&self.around);
-        *lock(&self.events) = Arc::clone(&session.events);
+        *self.events.lock() = Arc::clone(&session.events);
         self.around.metrics.resets.add(1);
         self.num_resets.fetch_add(1, Relaxed);
     }
@@ -256,7 +257,7 @@ impl Connector {
         let Some(verbs) = session.verbs.take() else {
             return;
         };
-        let handles = std::mem::take(&mut *lock(&session.handles));
+        let handles = std::mem::take(&mut *session.handles.lock());
         for handle in handles.open {
             // Fails if the bus is gone, and then all is closed.
             let _ = verbs.close(Handle(handle));
@@ -271,7 +272,7 @@ impl Connector {
 
     /// The guest rang for event queue `number`.
     fn look_at_events(&self, number: u32) {
-        let events = Arc::clone(&lock(&self.events));
+        let events = Arc::clone(&self.events.lock());
         events.look(number);
     }
 }

@@ -1,9 +1,10 @@
 //! What the bus tells the guest of one session, and the shms that it can be about.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::{Condvar, Mutex};
 use rustix::io::Errno;
 use vbus::abi::NUM_PRIORITIES;
 use vbus::abi::pci::{NUM_EVENT_QUEUES, event};
@@ -13,7 +14,6 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::backlog::{Backlog, Entry};
 use super::interfaces::Interfaces;
-use super::lock;
 use super::metrics::VbusPciMetrics;
 use super::queue::{BATCH, EventQueue};
 use super::wires::{Signals, Vectors};
@@ -109,7 +109,7 @@ impl Events {
     /// # Errors
     /// `EBUSY`: there is one.
     pub fn add_queue(&self, number: u32, queue: EventQueue) -> Result<(), Errno> {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         let lane = usize::try_from(number)
             .ok()
             .and_then(|idx| state.lanes.get_mut(idx));
@@ -123,18 +123,18 @@ impl Events {
 
     /// True if all queues are there.
     pub fn has_all_queues(&self) -> bool {
-        let state = lock(&self.state);
+        let state = self.state.lock();
         state.lanes.iter().all(|lane| lane.queue.is_some())
     }
 
     /// The guest broke the rules.
     pub fn is_faulted(&self) -> bool {
-        lock(&self.state).phase == Phase::Faulted
+        self.state.lock().phase == Phase::Faulted
     }
 
     /// What the interface `id` speaks.
     pub fn kind(&self, id: u32) -> Option<String> {
-        let state = lock(&self.state);
+        let state = self.state.lock();
         state.interfaces.kind(id).map(str::to_owned)
     }
 
@@ -143,7 +143,7 @@ impl Events {
         let Ok(lane_idx) = usize::try_from(number) else {
             return;
         };
-        self.flush(&mut lock(&self.state), lane_idx);
+        self.flush(&mut self.state.lock(), lane_idx);
     }
 
     /// Remembers memory before it is shared: the bus may tell something of it at once. With a
@@ -158,7 +158,7 @@ impl Events {
         priority: u32,
         has_signal: bool,
     ) -> Result<Option<u32>, Errno> {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if state.shms.len() >= MAX_SHMS {
             return Err(Errno::DQUOT);
         }
@@ -179,7 +179,7 @@ impl Events {
 
     /// Forgets memory that the bus refused, also a signal that waits.
     pub fn remove_shm(&self, cookie: u64) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         let Some(shm) = state.shms.remove(&cookie) else {
             return;
         };
@@ -193,21 +193,20 @@ impl Events {
 
     #[cfg(test)]
     pub fn backlog_len(&self, lane_idx: usize) -> usize {
-        lock(&self.state).lanes[lane_idx].backlog.len()
+        self.state.lock().lanes[lane_idx].backlog.len()
     }
 
     /// Tells nothing from here on, and lets go of the queues.
     pub fn finish(&self) {
-        self.shut(&mut lock(&self.state), Phase::Over);
+        self.shut(&mut self.state.lock(), Phase::Over);
     }
 
     /// Waits until the bus has let go of all memory; false if it has not within `timeout`.
     pub fn wait_until_let_go(&self, timeout: Duration) -> bool {
         let holds = |state: &mut State| state.shms.values().any(|shm| !shm.is_closed);
-        let state = lock(&self.state);
-        let waited = self.closed.wait_timeout_while(state, timeout, holds);
-        let (_state, result) = waited.unwrap_or_else(PoisonError::into_inner);
-        !result.timed_out()
+        let mut state = self.state.lock();
+        self.closed.wait_while_for(&mut state, holds, timeout);
+        !holds(&mut state)
     }
 
     fn shut(&self, state: &mut State, phase: Phase) {
@@ -219,7 +218,7 @@ impl Events {
     }
 
     fn signalled(&self, cookie: u64) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if state.phase != Phase::Open {
             return;
         }
@@ -235,7 +234,7 @@ impl Events {
     }
 
     fn shm_closed(&self, cookie: u64) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         let Some(shm) = state.shms.get_mut(&cookie).filter(|shm| !shm.is_closed) else {
             return;
         };
@@ -254,7 +253,7 @@ impl Events {
 
     /// Makes a change to the interfaces, which answers how many events it left out.
     fn change(&self, change: impl FnOnce(&mut Interfaces, &mut Backlog) -> u64) {
-        let mut guard = lock(&self.state);
+        let mut guard = self.state.lock();
         let state = &mut *guard;
         let lane_idx = usize::try_from(DEVICES_QUEUE).unwrap_or(0);
         // None once it is over.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use rustix::io::Errno;
 use vbus::abi::pci::{
     self, Call, DeviceCall, EventQueue, NO_SIGNAL, NO_VECTOR, NUM_EVENT_QUEUES, Negotiate, Open,
@@ -17,11 +18,10 @@ use vbus::verbs::{EventSink, Verbs};
 use vm_memory::{Bytes, GuestAddress};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
-use super::{OnLoss, Uplink, VbusPci, lock};
+use super::{OnLoss, Uplink, VbusPci};
 use crate::GuestRam;
 use crate::pci::PciFunction;
 use crate::test_utils::FakeVectors;
-use std::sync::Mutex;
 
 /// Bytes of the guest's memory, which starts at [`RAM_START`].
 pub const RAM_BYTES: usize = 1 << 20;
@@ -237,7 +237,7 @@ impl FakeGuest {
         let (to_host, from_host) =
             signal::attach(region.clone(), RING_SIGNAL_OFFSET, Side::North).unwrap();
         assert!(from_host.enable());
-        let mut queues = lock(&self.queues);
+        let mut queues = self.queues.lock();
         queues.truncate(usize::try_from(queue).unwrap());
         queues.push(Queue {
             north,
@@ -258,7 +258,7 @@ impl FakeGuest {
     /// # Panics
     /// There is no such queue.
     pub fn publish(&self, queue: u32, num_slots: u32) -> bool {
-        let mut queues = lock(&self.queues);
+        let mut queues = self.queues.lock();
         let own = queues.get_mut(usize::try_from(queue).unwrap()).unwrap();
         let slots = vec![Slot::default(); usize::try_from(num_slots).unwrap()];
         own.north.publish(&slots);
@@ -282,7 +282,7 @@ impl FakeGuest {
     /// # Panics
     /// The host broke the rules.
     pub fn events(&self, queue: u32) -> Vec<(u64, u64)> {
-        let mut queues = lock(&self.queues);
+        let mut queues = self.queues.lock();
         let own = queues.get_mut(usize::try_from(queue).unwrap()).unwrap();
         let mut events = Vec::new();
         let mut slots = [Slot::default(); 16];

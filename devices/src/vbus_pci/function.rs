@@ -2,9 +2,10 @@
 
 use std::fmt;
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
 
+use parking_lot::Mutex;
 use vbus::abi::pci::{
     CLASS, DEVICE_ID, MAGIC, MSIX_BAR, NUM_CHANNELS, NUM_EVENT_QUEUES, NUM_SIGNALS, NUM_VECTORS,
     PORTS_BAR, PORTS_BAR_BYTES, REGISTERS_BAR, REGISTERS_BAR_BYTES, REVISION, Registers, VENDOR_ID,
@@ -15,7 +16,7 @@ use zerocopy::IntoBytes;
 use super::connector::{Connector, Service};
 use super::metrics::VbusPciMetrics;
 use super::wires::Vectors;
-use super::{Uplink, VbusPciError, lock};
+use super::{Uplink, VbusPciError};
 use crate::GuestRam;
 use crate::interrupt::MsiVectors;
 use crate::pci::msix::{self, MSIX_CAPABILITY_ID};
@@ -168,7 +169,7 @@ impl VbusPci {
 
     /// Without it a function leaves memory alone (PCI 3.0 §6.2.2).
     fn is_bus_master(&self) -> bool {
-        lock(&self.configuration).config.is_bus_master()
+        self.configuration.lock().config.is_bus_master()
     }
 }
 
@@ -198,12 +199,12 @@ fn config_space(msix: &MsixTable) -> (ConfigSpace, u16) {
 
 impl PciFunction for VbusPci {
     fn read_config(&self, offset: u16, data: &mut [u8]) {
-        lock(&self.configuration).config.read(offset, data);
+        self.configuration.lock().config.read(offset, data);
     }
 
     fn write_config(&self, offset: u16, data: &[u8]) {
         let must_reset = {
-            let mut guard = lock(&self.configuration);
+            let mut guard = self.configuration.lock();
             let Configuration { config, msix } = &mut *guard;
             let was_bus_master = config.is_bus_master();
             config.write(offset, data);
@@ -226,15 +227,15 @@ impl PciFunction for VbusPci {
     }
 
     fn bars(&self) -> Vec<Bar> {
-        lock(&self.configuration).config.bars().collect()
+        self.configuration.lock().config.bars().collect()
     }
 
     fn decoded_bars(&self) -> Vec<Bar> {
-        lock(&self.configuration).config.decoded_bars()
+        self.configuration.lock().config.decoded_bars()
     }
 
     fn place_bar(&self, idx: usize, start: u32) {
-        lock(&self.configuration).config.place_bar(idx, start);
+        self.configuration.lock().config.place_bar(idx, start);
     }
 
     fn read_bar(&self, bar_idx: usize, offset: u64, data: &mut [u8]) {
@@ -250,7 +251,7 @@ impl PciFunction for VbusPci {
                 }
             }
             MSIX_BAR => {
-                let configuration = lock(&self.configuration);
+                let configuration = self.configuration.lock();
                 match offset.checked_sub(MSIX_PBA.into()) {
                     Some(offset) => configuration.msix.read_pending(offset, data),
                     None => configuration.msix.read_table(offset, data),
@@ -265,7 +266,7 @@ impl PciFunction for VbusPci {
             REGISTERS_BAR => self.write_register(offset, data),
             PORTS_BAR => self.write_port(offset, data),
             MSIX_BAR if offset < MSIX_PBA.into() => {
-                lock(&self.configuration).msix.write_table(offset, data);
+                self.configuration.lock().msix.write_table(offset, data);
             }
             _ => {}
         }

@@ -27,7 +27,7 @@
 //! configuration space is held with none of them.
 
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use rustix::io::Errno;
 use vbus::verbs::{EventSink, Verbs};
@@ -95,9 +95,4 @@ pub enum VbusPciError {
         /// What the host said.
         source: io::Error,
     },
-}
-
-/// Locks; a thread that panicked with the lock held left nothing half done that matters to others.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

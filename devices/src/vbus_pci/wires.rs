@@ -1,12 +1,11 @@
 //! Interrupts and doorbells of a connector, which live as long as it does.
 
 use std::io;
-use std::sync::Mutex;
 
+use parking_lot::Mutex;
 use vbus::abi::pci::{NUM_EVENT_QUEUES, NUM_SIGNALS, NUM_VECTORS, PORTS_BAR, port};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::lock;
 use crate::interrupt::{MsiVector, MsiVectors};
 use crate::pci::BarDoorbell;
 use crate::pci::msix::VectorOwner;
@@ -81,7 +80,7 @@ impl Signals {
     /// Takes a free number and forgets rings from before.
     pub fn take(&self) -> Option<u32> {
         let idx = {
-            let mut taken = lock(&self.taken);
+            let mut taken = self.taken.lock();
             let idx = taken.iter().position(|is_taken| !is_taken)?;
             *taken.get_mut(idx)? = true;
             idx
@@ -93,7 +92,7 @@ impl Signals {
 
     /// Gives a number back.
     pub fn give_back(&self, number: u32) {
-        let mut taken = lock(&self.taken);
+        let mut taken = self.taken.lock();
         let slot = usize::try_from(number)
             .ok()
             .and_then(|idx| taken.get_mut(idx));
@@ -105,7 +104,8 @@ impl Signals {
     /// Numbers that are taken, the event queues' included.
     #[cfg(any(test, feature = "test-utils"))]
     pub fn num_taken(&self) -> usize {
-        lock(&self.taken)
+        self.taken
+            .lock()
             .iter()
             .filter(|is_taken| **is_taken)
             .count()

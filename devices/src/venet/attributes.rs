@@ -1,62 +1,11 @@
-//! Attributes of devices as pairs of functions.
+//! Attributes that all devices with ports have.
 
 use std::sync::Arc;
-
-use rustix::io::Errno;
-use vbus::attribute::Attribute;
 
 use super::mac::MacAddress;
 use super::metrics::PortMetrics;
 use super::port::Port;
-
-/// What [`vbus::device::Device::attributes`] returns.
-pub(super) type Attributes = Vec<(&'static str, Arc<dyn Attribute>)>;
-
-type Read = dyn Fn() -> Result<String, Errno> + Send + Sync;
-type Write = dyn Fn(&str) -> Result<(), Errno> + Send + Sync;
-
-struct Functions {
-    read: Box<Read>,
-    write: Option<Box<Write>>,
-}
-
-impl Attribute for Functions {
-    fn read(&self) -> Result<String, Errno> {
-        (self.read)()
-    }
-
-    fn write(&self, value: &str) -> Result<(), Errno> {
-        match &self.write {
-            Some(write) => write(value),
-            None => Err(Errno::ACCESS),
-        }
-    }
-
-    fn is_writable(&self) -> bool {
-        self.write.is_some()
-    }
-}
-
-/// An attribute that is only read.
-pub(super) fn read_only(
-    read: impl Fn() -> Result<String, Errno> + Send + Sync + 'static,
-) -> Arc<dyn Attribute> {
-    Arc::new(Functions {
-        read: Box::new(read),
-        write: None,
-    })
-}
-
-/// An attribute that is read and written.
-pub(super) fn read_write(
-    read: impl Fn() -> Result<String, Errno> + Send + Sync + 'static,
-    write: impl Fn(&str) -> Result<(), Errno> + Send + Sync + 'static,
-) -> Arc<dyn Attribute> {
-    Arc::new(Functions {
-        read: Box::new(read),
-        write: Some(Box::new(write)),
-    })
-}
+use crate::attributes::{Attributes, read_only, read_write};
 
 /// `client_mac` and the counters of a device with one port.
 pub(super) fn of_port(port: &Arc<Port>) -> Attributes {
@@ -66,19 +15,10 @@ pub(super) fn of_port(port: &Arc<Port>) -> Attributes {
         move |text| writer.set_mac(text.parse::<MacAddress>()?),
     );
     let mut attributes = vec![("client_mac", client_mac)];
-    for (name, _) in PortMetrics::default().all() {
+    for (name, pick) in PortMetrics::ALL {
         let port = Arc::clone(port);
-        let counter = read_only(move || Ok(port.metrics.value(name).to_string()));
+        let counter = read_only(move || Ok(pick(&port.metrics).get().to_string()));
         attributes.push((name, counter));
     }
     attributes
-}
-
-/// A decimal number from `least` to `most`; anything else is `EINVAL`.
-pub(super) fn number(text: &str, least: u32, most: u32) -> Result<u32, Errno> {
-    let is_digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    match text.parse() {
-        Ok(value) if is_digits && (least..=most).contains(&value) => Ok(value),
-        _ => Err(Errno::INVAL),
-    }
 }

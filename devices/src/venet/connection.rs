@@ -1,7 +1,8 @@
 //! A client's connection: set-up order, negotiation, rings.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use rustix::io::Errno;
 use vbus::abi::venet::{
     Capabilities, LinkInfo, MAX_SEGMENT_POOL_BYTES, VERSION, cap_group, event_cap, func, rx_cap,
@@ -9,7 +10,6 @@ use vbus::abi::venet::{
 };
 use vbus::device::{Connection, Interface, Peer, Shm};
 use vbus::memory::Region;
-use vbus::ring::South;
 use vmm_sys_util::eventfd::EventFd;
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -17,9 +17,10 @@ use super::frame::{Limits, Scratch};
 use super::handler::{Doorbells, EventQueue, Handler};
 use super::path::Backend;
 use super::poll::Poll;
-use super::port::{Port, lock};
-use super::rx::{Client, Receiver, RingEnd};
+use super::port::Port;
+use super::rx::Receiver;
 use super::tx::Sender;
+use crate::client::{Client, RingEnd};
 use crate::worker::Worker;
 
 /// One interface: a port and what is behind it.
@@ -102,10 +103,10 @@ impl VenetConnection {
             mtu: self.backend.mtu(),
         };
         receiver.configure(ram.clone(), state.caps.rx);
-        lock(sender).configure(ram, limits, state.pool.clone());
+        sender.lock().configure(ram, limits, state.pool.clone());
         let events = state.events.clone().filter(|_| has_events);
         if let Some(events) = &events {
-            lock(events).start();
+            events.lock().start();
         }
         let mut path = Arc::clone(&self.backend).path(&self.port);
         path.set_caps(state.caps.rx);
@@ -177,17 +178,6 @@ impl VenetConnection {
         data.copy_from_slice(answer.as_bytes());
         Ok(0)
     }
-
-    /// The ring in `shm`, once.
-    fn ring(shm: &mut Shm) -> Result<(RingEnd, Arc<EventFd>), Errno> {
-        let signal = shm.signal.take().ok_or(Errno::INVAL)?;
-        let doorbell = signal.doorbell.try_clone().map_err(|_| Errno::MFILE)?;
-        let ring = South::attach(shm.region.clone()).map_err(|error| {
-            tracing::debug!("shared memory {} is refused: {error}", shm.id);
-            Errno::INVAL
-        })?;
-        Ok((RingEnd { ring, signal }, Arc::new(doorbell)))
-    }
 }
 
 const TSO: u32 = tx_cap::TSO4 | tx_cap::TSO6;
@@ -222,7 +212,7 @@ fn thread_name(port: &str) -> String {
 
 impl Connection for VenetConnection {
     fn call(&self, func: u32, data: &mut [u8]) -> Result<u32, Errno> {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         let state = state.as_mut().ok_or(Errno::NODEV)?;
         let has_no_data = data.is_empty();
         match func {
@@ -255,7 +245,7 @@ impl Connection for VenetConnection {
     }
 
     fn shm(&self, mut shm: Shm) -> Result<(), Errno> {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         let state = state.as_mut().ok_or(Errno::NODEV)?;
         let is_there = match shm.id {
             shm_id::RX_RING => state.rx_doorbell.is_some(),
@@ -269,12 +259,12 @@ impl Connection for VenetConnection {
         }
         match shm.id {
             shm_id::RX_RING => {
-                let (end, doorbell) = Self::ring(&mut shm)?;
+                let (end, doorbell) = RingEnd::take(&mut shm)?;
                 state.receiver = Some(Receiver::new(end, Arc::clone(&self.client)));
                 state.rx_doorbell = Some(doorbell);
             }
             shm_id::TX_RING => {
-                let (end, doorbell) = Self::ring(&mut shm)?;
+                let (end, doorbell) = RingEnd::take(&mut shm)?;
                 state.sender = Some(Arc::new(Mutex::new(Sender::new(end))));
                 state.tx_doorbell = Some(doorbell);
             }
@@ -282,7 +272,7 @@ impl Connection for VenetConnection {
                 if state.caps.events & event_cap::LINK_STATE == 0 {
                     return Err(Errno::INVAL);
                 }
-                let (end, doorbell) = Self::ring(&mut shm)?;
+                let (end, doorbell) = RingEnd::take(&mut shm)?;
                 state.events = Some(Arc::new(Mutex::new(EventQueue::new(end))));
                 state.event_doorbell = Some(doorbell);
             }
@@ -300,7 +290,7 @@ impl Connection for VenetConnection {
     }
 
     fn close(&self) {
-        let Some(mut state) = lock(&self.state).take() else {
+        let Some(mut state) = self.state.lock().take() else {
             return;
         };
         // ENOENT: the link is down already.

@@ -1,42 +1,23 @@
 //! The data path of one connection on bytes of a fuzzer, without a thread.
 
-use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use vbus::abi::{RING_SIGNAL_OFFSET, RING_SLOTS_OFFSET};
-use vbus::device::{FaultReporter, ShmSignal};
-use vbus::memory::{Region, Words};
-use vbus::ring::{Geometry, South};
-use vbus::signal::{self, Side};
+use vbus::memory::Region;
 use vm_memory::{Bytes, GuestAddress};
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::frame::{Frame, Limits, Scratch};
 use super::metrics::PortMetrics;
 use super::path::Path;
-use super::rx::{Client, Receiver, RingEnd};
+use super::rx::Receiver;
 use super::tx::{Rest, Sender};
 use crate::GuestRam;
+use crate::client::Client;
+use crate::fuzz_ring::{Faults, NUM_SLOTS, RING_BYTES, cut, ring};
 
-const NUM_SLOTS: u32 = 16;
-const SLOT_BYTES: usize = 32;
-const RING_BYTES: usize = NUM_SLOTS as usize * SLOT_BYTES;
 const POOL_BYTES: usize = 1024;
 const MEMORY_BYTES: usize = 32 << 10;
 /// Where the memory starts.
 const BASE: u64 = 0x1000;
-/// Of the control word: a slot that was published in the first lap.
-const FIRST_TURN: u64 = 1 << 48;
-
-#[derive(Default)]
-struct Faults(AtomicUsize);
-
-impl FaultReporter for Faults {
-    fn report(&self, _reason: &dyn fmt::Display) {
-        self.0.fetch_add(1, Relaxed);
-    }
-}
 
 /// Sends to its own receiver.
 struct Loop {
@@ -58,41 +39,6 @@ impl Path for Loop {
     }
 }
 
-/// Cuts `len` bytes off `bytes`; fewer if there are no more.
-fn cut<'b>(bytes: &mut &'b [u8], len: usize) -> &'b [u8] {
-    let (piece, rest) = bytes.split_at(len.min(bytes.len()));
-    *bytes = rest;
-    piece
-}
-
-/// A ring whose slots are `slots`; with `has_turns` as if they had been published by the rules.
-#[expect(clippy::expect_used, reason = "a fuzzer without memory cannot go on")]
-fn ring(slots: &[u8], has_turns: bool) -> RingEnd {
-    let geometry = Geometry::new(NUM_SLOTS).expect("16 is a power of two");
-    let region = Region::new_private(geometry.len_bytes()).expect("out of memory");
-    geometry.format(&region).expect("it is long enough");
-    region.write(RING_SLOTS_OFFSET, slots).expect("it fits");
-    if has_turns {
-        for slot_idx in 0..slots.len().div_ceil(SLOT_BYTES) {
-            let offset = RING_SLOTS_OFFSET + slot_idx * SLOT_BYTES + 24;
-            let len = region.load(offset, Relaxed) & u64::from(u32::MAX);
-            region.store(offset, len | FIRST_TURN, Relaxed);
-        }
-    }
-    let (sender, receiver) =
-        signal::attach(region.clone(), RING_SIGNAL_OFFSET, Side::South).expect("it is in there");
-    let new_event = || EventFd::new(EFD_NONBLOCK).expect("out of descriptors");
-    RingEnd {
-        ring: South::attach(region).expect("it was formatted"),
-        signal: ShmSignal {
-            sender,
-            receiver,
-            doorbell: new_event(),
-            wake_up: Arc::new(new_event()),
-        },
-    }
-}
-
 /// Serves one client and says how often it was cut off.
 ///
 /// `bytes` are: capabilities to send and to receive, MTU (little-endian), whether turns are right
@@ -108,8 +54,8 @@ pub fn serve_bytes(bytes: &[u8]) -> usize {
     bytes = rest;
     let faults = Arc::new(Faults::default());
     let client = Arc::new(Client::new(Arc::clone(&faults) as _));
-    let mut sender = Sender::new(ring(cut(&mut bytes, RING_BYTES), has_turns & 1 != 0));
-    let rx = ring(cut(&mut bytes, RING_BYTES), has_turns & 2 != 0);
+    let mut sender = Sender::new(ring(cut(&mut bytes, RING_BYTES), has_turns & 1 != 0).0);
+    let (rx, _) = ring(cut(&mut bytes, RING_BYTES), has_turns & 2 != 0);
     let mut receiver = Receiver::new(rx, Arc::clone(&client));
     let pool = Region::new_private(POOL_BYTES).expect("out of memory");
     pool.write(0, cut(&mut bytes, POOL_BYTES)).expect("it fits");
@@ -140,7 +86,7 @@ pub fn serve_bytes(bytes: &[u8]) -> usize {
     path.receiver.flush();
     let num_taken = metrics.tx_packets.get() + metrics.tx_errors.get();
     assert!(num_taken <= NUM_SLOTS.into(), "no slot is taken twice");
-    faults.0.load(Relaxed)
+    faults.count()
 }
 
 #[cfg(test)]

@@ -4,11 +4,12 @@
 //! a read could block.
 
 use std::os::fd::RawFd;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
+use parking_lot::Mutex;
 use vbus::abi::venet::event;
 use vbus::ring::{RingFault, Slot};
 use vmm_sys_util::eventfd::EventFd;
@@ -16,9 +17,9 @@ use vmm_sys_util::eventfd::EventFd;
 use super::frame::Scratch;
 use super::path::{Backend, Path};
 use super::poll::{Next, Poll};
-use super::port::{Port, lock};
-use super::rx::{Client, RingEnd};
+use super::port::Port;
 use super::tx::{Progress, Rest, Sender};
+use crate::client::{Client, RingEnd, readable};
 
 const RX_DOORBELL: u32 = 0;
 const TX_DOORBELL: u32 = 1;
@@ -133,7 +134,7 @@ impl Handler {
     }
 
     fn transmit(&mut self, rest: Rest) -> Progress {
-        let mut sender = lock(&self.sender);
+        let mut sender = self.sender.lock();
         let (path, metrics) = (&mut *self.path, &self.port.metrics);
         let result = sender.serve(path, &mut self.scratch, metrics, BUDGET, rest);
         result.unwrap_or_else(|fault| {
@@ -208,7 +209,7 @@ impl Handler {
         let Some(events) = &self.events else {
             return;
         };
-        match lock(events).tell(self.backend.is_link_up()) {
+        match events.lock().tell(self.backend.is_link_up()) {
             Ok(true) => self.port.metrics.signals.add(1),
             Ok(false) => {}
             Err(fault) => self.client.cut_off("event", fault),
@@ -264,11 +265,6 @@ impl Handler {
     }
 }
 
-/// What all is watched for.
-pub(super) fn readable() -> EventSet {
-    EventSet::IN | EventSet::EDGE_TRIGGERED
-}
-
 impl MutEventSubscriber for Handler {
     fn process(&mut self, events: Events, ops: &mut EventOps<'_>) {
         if !self.client.is_cut_off() {
@@ -284,7 +280,7 @@ impl MutEventSubscriber for Handler {
                 self.path.check_source();
             }
             // From here on nobody rings for frames to send, whatever it was that woke us.
-            lock(&self.sender).stay_awake();
+            self.sender.lock().stay_awake();
             let num_before = self.num_moved();
             self.serve(events.data());
             self.look_around(num_before);

@@ -1,17 +1,19 @@
 //! `venet-loopback`: what is sent comes back on the same connection.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use rustix::io::Errno;
 use vbus::abi::venet::KIND;
 use vbus::device::{Device, DeviceClass, InterfaceOffer};
 
-use super::attributes::{self, Attributes};
+use super::attributes;
 use super::connection::VenetInterface;
 use super::frame::{Frame, Scratch};
 use super::mtu::{self, Mtu};
 use super::path::{Backend, Path};
-use super::port::{Port, lock};
+use super::port::Port;
+use crate::attributes::Attributes;
 
 /// The class `venet-loopback`.
 #[derive(Debug, Clone, Copy, Default)]
@@ -77,7 +79,7 @@ pub(super) fn offer(port: &Arc<Port>, backend: Arc<dyn Backend>) -> InterfaceOff
 
 /// Puts a device that can be on one bus on `bus`.
 pub(super) fn take_bus(place: &Mutex<Option<String>>, bus: &str) -> Result<(), Errno> {
-    let mut place = lock(place);
+    let mut place = place.lock();
     if place.is_some() {
         return Err(Errno::BUSY);
     }
@@ -87,7 +89,7 @@ pub(super) fn take_bus(place: &Mutex<Option<String>>, bus: &str) -> Result<(), E
 
 /// Takes it off again.
 pub(super) fn leave_bus(place: &Mutex<Option<String>>, bus: &str) {
-    let mut place = lock(place);
+    let mut place = place.lock();
     if place.as_deref() == Some(bus) {
         *place = None;
     }

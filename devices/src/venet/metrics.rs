@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::metrics::Counter;
+use crate::metrics::{Counter, Named};
 
 /// Traffic of one port; tx and rx as its client sees them.
 #[derive(Debug, Default, Serialize)]
@@ -33,33 +33,24 @@ pub struct PortMetrics {
 
 impl PortMetrics {
     /// All counters by name.
-    pub fn all(&self) -> [(&'static str, &Counter); 11] {
-        [
-            ("rx_packets", &self.rx_packets),
-            ("rx_bytes", &self.rx_bytes),
-            ("rx_dropped", &self.rx_dropped),
-            ("rx_errors", &self.rx_errors),
-            ("tx_packets", &self.tx_packets),
-            ("tx_bytes", &self.tx_bytes),
-            ("tx_dropped", &self.tx_dropped),
-            ("tx_errors", &self.tx_errors),
-            ("signals", &self.signals),
-            ("doorbells", &self.doorbells),
-            ("batches", &self.batches),
-        ]
-    }
-
-    /// The counter called `name`; 0 if there is none.
-    pub fn value(&self, name: &str) -> u64 {
-        let all = self.all();
-        let found = all.iter().find(|(other, _)| *other == name);
-        found.map_or(0, |(_, counter)| counter.get())
-    }
+    pub const ALL: [Named<Self>; 11] = [
+        ("rx_packets", |all| &all.rx_packets),
+        ("rx_bytes", |all| &all.rx_bytes),
+        ("rx_dropped", |all| &all.rx_dropped),
+        ("rx_errors", |all| &all.rx_errors),
+        ("tx_packets", |all| &all.tx_packets),
+        ("tx_bytes", |all| &all.tx_bytes),
+        ("tx_dropped", |all| &all.tx_dropped),
+        ("tx_errors", |all| &all.tx_errors),
+        ("signals", |all| &all.signals),
+        ("doorbells", |all| &all.doorbells),
+        ("batches", |all| &all.batches),
+    ];
 
     /// Adds the counts of `other`.
     pub(super) fn absorb(&self, other: &PortMetrics) {
-        for ((_, mine), (_, theirs)) in self.all().into_iter().zip(other.all()) {
-            mine.add(theirs.get());
+        for (_, pick) in Self::ALL {
+            pick(self).add(pick(other).get());
         }
     }
 }

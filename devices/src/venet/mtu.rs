@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use rustix::io::Errno;
 use vbus::attribute::Attribute;
 
-use super::attributes::{number, read_write};
+use crate::attributes::{number, read_write};
 
 /// What an Ethernet has.
 const DEFAULT: u32 = 1500;

@@ -1,7 +1,6 @@
 //! A port: one interface, with the client that has it open.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
+use parking_lot::Mutex;
 use rustix::io::Errno;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -27,10 +26,6 @@ struct Admin {
     is_open: bool,
 }
 
-pub(super) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Port {
     /// A port called `name` with a random address.
     ///
@@ -54,7 +49,7 @@ impl Port {
     }
 
     pub(super) fn mac(&self) -> MacAddress {
-        lock(&self.admin).mac
+        self.admin.lock().mac
     }
 
     /// Gives the port another address.
@@ -65,7 +60,7 @@ impl Port {
         if !mac.is_station() {
             return Err(Errno::INVAL);
         }
-        let mut admin = lock(&self.admin);
+        let mut admin = self.admin.lock();
         if admin.is_open {
             return Err(Errno::BUSY);
         }
@@ -74,7 +69,7 @@ impl Port {
     }
 
     pub(super) fn is_open(&self) -> bool {
-        lock(&self.admin).is_open
+        self.admin.lock().is_open
     }
 
     /// Takes the port for a client.
@@ -82,7 +77,7 @@ impl Port {
     /// # Errors
     /// `EBUSY` if another has it.
     pub(super) fn open(&self) -> Result<(), Errno> {
-        let mut admin = lock(&self.admin);
+        let mut admin = self.admin.lock();
         if admin.is_open {
             return Err(Errno::BUSY);
         }
@@ -91,25 +86,25 @@ impl Port {
     }
 
     pub(super) fn close(&self) {
-        lock(&self.admin).is_open = false;
+        self.admin.lock().is_open = false;
     }
 
     pub(super) fn set_receiver(&self, receiver: Option<Receiver>) -> Option<Receiver> {
-        std::mem::replace(&mut *lock(&self.receiver), receiver)
+        std::mem::replace(&mut *self.receiver.lock(), receiver)
     }
 
     /// Runs `action` on the receiver, if the link is up.
     pub(super) fn with_receiver<R>(&self, action: impl FnOnce(&mut Receiver) -> R) -> Option<R> {
-        lock(&self.receiver).as_mut().map(action)
+        self.receiver.lock().as_mut().map(action)
     }
 
     pub(super) fn is_link_up(&self) -> bool {
-        lock(&self.receiver).is_some()
+        self.receiver.lock().is_some()
     }
 
     /// Copies `frame` to the client, or counts it as dropped; what that took, in frames copied.
     pub(super) fn deliver(&self, frame: &Frame<'_>, scratch: &mut Scratch) -> u32 {
-        match &mut *lock(&self.receiver) {
+        match &mut *self.receiver.lock() {
             Some(receiver) if !receiver.is_cut_off() => {
                 receiver.deliver(frame, scratch, &self.metrics)
             }

@@ -1,58 +1,23 @@
 //! The receiving end of a connection: buffers that the client posted, filled with frames.
 
 use std::collections::VecDeque;
-use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use vbus::abi::venet::{FrameMeta, rx_cap};
-use vbus::device::{FaultReporter, ShmSignal};
-use vbus::ring::{Slot, South};
+use vbus::ring::Slot;
 use vm_memory::{GuestAddress, GuestMemoryBackend};
 use zerocopy::little_endian::U64;
 
 use super::frame::{Frame, Scratch};
 use super::metrics::PortMetrics;
 use crate::GuestRam;
+use crate::client::{Client, RingEnd};
 use crate::iovec::Piece;
 
 /// Most buffers that one frame fills: 64 KiB in buffers for an MTU of 1,500 bytes take 44.
 const MAX_BUFFERS: usize = 64;
 /// Buffers that are taken off the ring at once.
 const TAKE_SLOTS: usize = 32;
-
-/// A ring and its signal, as a client shared them.
-pub(super) struct RingEnd {
-    pub(super) ring: South,
-    pub(super) signal: ShmSignal,
-}
-
-/// The client of a connection: whether it is still trusted, and whom to tell when not.
-pub(super) struct Client {
-    faults: Arc<dyn FaultReporter>,
-    is_cut_off: AtomicBool,
-}
-
-impl Client {
-    pub(super) fn new(faults: Arc<dyn FaultReporter>) -> Self {
-        Client {
-            faults,
-            is_cut_off: AtomicBool::new(false),
-        }
-    }
-
-    /// True from its first fault on: nothing of it is touched any more.
-    pub(super) fn is_cut_off(&self) -> bool {
-        self.is_cut_off.load(Relaxed)
-    }
-
-    /// Cuts it off; reported once.
-    pub(super) fn cut_off(&self, ring: &str, fault: impl fmt::Display) {
-        if !self.is_cut_off.swap(true, Relaxed) {
-            self.faults.report(&format_args!("{ring} ring: {fault}"));
-        }
-    }
-}
 
 /// Fills the buffers of one client.
 pub(super) struct Receiver {

@@ -1,14 +1,14 @@
 //! `venet-switch`: each bus that it is on is a port; it learns who is behind which.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use parking_lot::Mutex;
 use rustix::io::Errno;
 use vbus::device::{Device, DeviceClass, InterfaceOffer};
 
-use super::attributes::{Attributes, number, read_only, read_write};
 use super::bucket::Bucket;
 use super::loopback::offer;
 use super::mac::MacAddress;
@@ -16,10 +16,12 @@ use super::mac_table::{MAX_PORTS, MacTable};
 use super::metrics::PortMetrics;
 use super::mtu::{self, Mtu};
 use super::path::{Backend, Path};
-use super::port::{Port, lock};
+use super::port::Port;
 use super::switch_path::SwitchPath;
 use super::tap_end::TapEnd;
 use super::uplink;
+use crate::attributes::{Attributes, number, read_only, read_write};
+use crate::metrics::Counter;
 use crate::tap::check_name;
 use crate::worker::Worker;
 
@@ -150,7 +152,7 @@ impl SwitchPort {
 
     fn place(&self) -> String {
         match &self.end {
-            End::Client(_) => lock(&self.bus).clone().unwrap_or_else(|| "-".into()),
+            End::Client(_) => self.bus.lock().clone().unwrap_or_else(|| "-".into()),
             End::Uplink { .. } => "uplink".into(),
         }
     }
@@ -173,7 +175,7 @@ impl Switch {
     /// All ports by index.
     pub(super) fn ports(&self) -> Vec<Option<Arc<SwitchPort>>> {
         let mut ports = vec![None; MAX_PORTS];
-        for port in lock(&self.ports).iter() {
+        for port in self.ports.lock().iter() {
             if let Some(place) = ports.get_mut(usize::from(port.port_idx)) {
                 *place = Some(Arc::clone(port));
             }
@@ -183,8 +185,8 @@ impl Switch {
 
     /// Adds a port under the first free index.
     fn add(&self, bus: Option<&str>, end: End) -> Result<Arc<SwitchPort>, Errno> {
-        let mut ports = lock(&self.ports);
-        let is_there = |port: &&Arc<SwitchPort>| bus.is_some() && lock(&port.bus).as_deref() == bus;
+        let mut ports = self.ports.lock();
+        let is_there = |port: &&Arc<SwitchPort>| bus.is_some() && port.bus.lock().as_deref() == bus;
         if ports.iter().any(|port| is_there(&port)) {
             return Err(Errno::BUSY);
         }
@@ -198,7 +200,7 @@ impl Switch {
             bucket: Mutex::new(Bucket::new(rate, self.now_ms())),
         });
         if let End::Client(client) = &port.end {
-            let chosen = bus.and_then(|bus| lock(&self.chosen).get(bus).copied());
+            let chosen = bus.and_then(|bus| self.chosen.lock().get(bus).copied());
             if let Some(mac) = chosen {
                 client.set_mac(mac)?;
             }
@@ -217,7 +219,7 @@ impl Switch {
 
     /// Removes a port that nothing comes from any more.
     fn remove(&self, port_idx: u8) {
-        let mut ports = lock(&self.ports);
+        let mut ports = self.ports.lock();
         let Some(place) = ports.iter().position(|port| port.port_idx == port_idx) else {
             return;
         };
@@ -239,9 +241,9 @@ impl Switch {
             End::Client(other) => Arc::ptr_eq(other, client),
             End::Uplink { .. } => false,
         };
-        let found = lock(&self.ports).iter().find(is_it).cloned();
+        let found = self.ports.lock().iter().find(is_it).cloned();
         if let Some(port) = found
-            && lock(&port.bus).is_none()
+            && port.bus.lock().is_none()
             && !client.is_open()
         {
             self.remove(port.port_idx);
@@ -250,7 +252,7 @@ impl Switch {
 
     /// Connects the TAP `ifname`, or none if that is empty.
     fn set_uplink(self: &Arc<Self>, ifname: &str) -> Result<(), Errno> {
-        let mut uplink = lock(&self.uplink);
+        let mut uplink = self.uplink.lock();
         if !ifname.is_empty() {
             check_name(ifname).map_err(|_| Errno::INVAL)?;
             if uplink.is_some() {
@@ -302,10 +304,10 @@ impl Switch {
             }
             chosen.insert(bus.to_owned(), mac);
         }
-        let ports = lock(&self.ports);
+        let ports = self.ports.lock();
         let mut changes = Vec::new();
         for port in ports.iter() {
-            let mac = lock(&port.bus).as_ref().and_then(|bus| chosen.get(bus));
+            let mac = port.bus.lock().as_ref().and_then(|bus| chosen.get(bus));
             if let (End::Client(client), Some(mac)) = (&port.end, mac.copied())
                 && client.mac() != mac
             {
@@ -320,15 +322,15 @@ impl Switch {
             self.table.forget_port(port_idx);
             self.assign(port_idx, mac);
         }
-        *lock(&self.chosen) = chosen;
+        *self.chosen.lock() = chosen;
         Ok(())
     }
 
     /// The addresses of all ports that are there, and those that were chosen for others.
     fn port_macs(&self) -> String {
-        let mut macs = lock(&self.chosen).clone();
-        for port in lock(&self.ports).iter() {
-            if let (End::Client(client), Some(bus)) = (&port.end, lock(&port.bus).clone()) {
+        let mut macs = self.chosen.lock().clone();
+        for port in self.ports.lock().iter() {
+            if let (End::Client(client), Some(bus)) = (&port.end, port.bus.lock().clone()) {
                 macs.insert(bus, client.mac());
             }
         }
@@ -351,12 +353,12 @@ impl Switch {
                 ),
             };
             let mut line = format!("{} {mac} {state}", port.place());
-            for (name, counter) in port.metrics().all() {
-                line.push_str(&format!(" {name}={}", counter.get()));
+            for (name, pick) in PortMetrics::ALL {
+                line.push_str(&format!(" {name}={}", pick(port.metrics()).get()));
             }
             line
         };
-        let lines: Vec<String> = lock(&self.ports).iter().map(line).collect();
+        let lines: Vec<String> = self.ports.lock().iter().map(line).collect();
         lines.join("\n")
     }
 
@@ -381,10 +383,11 @@ impl Switch {
         lines.join("\n")
     }
 
-    fn value(&self, counter: &str) -> u64 {
-        let ports = lock(&self.ports);
-        let of_ports: u64 = ports.iter().map(|port| port.metrics().value(counter)).sum();
-        of_ports + self.retired.value(counter)
+    /// What all ports counted together, those that are gone too.
+    fn sum(&self, pick: fn(&PortMetrics) -> &Counter) -> u64 {
+        let ports = self.ports.lock();
+        let of_ports: u64 = ports.iter().map(|port| pick(port.metrics()).get()).sum();
+        of_ports + pick(&self.retired).get()
     }
 }
 
@@ -392,8 +395,8 @@ impl Device for SwitchDevice {
     fn attributes(&self) -> Attributes {
         let switch = || Arc::clone(&self.0);
         let is_busy = |switch: &Switch| {
-            lock(&switch.uplink).is_some()
-                || lock(&switch.ports).iter().any(|port| match &port.end {
+            switch.uplink.lock().is_some()
+                || switch.ports.lock().iter().any(|port| match &port.end {
                     End::Client(client) => client.is_open(),
                     End::Uplink { .. } => true,
                 })
@@ -440,7 +443,7 @@ impl Device for SwitchDevice {
                 "uplink",
                 read_write(
                     move || {
-                        let uplink = lock(&uplink_reader.uplink);
+                        let uplink = uplink_reader.uplink.lock();
                         let name = uplink.as_ref().map(|uplink| uplink.ifname.clone());
                         Ok(name.unwrap_or_default())
                     },
@@ -448,9 +451,9 @@ impl Device for SwitchDevice {
                 ),
             ),
         ];
-        for (name, _) in PortMetrics::default().all() {
+        for (name, pick) in PortMetrics::ALL {
             let switch = switch();
-            let counter = read_only(move || Ok(switch.value(name).to_string()));
+            let counter = read_only(move || Ok(switch.sum(pick).to_string()));
             attributes.push((name, counter));
         }
         attributes
@@ -492,10 +495,10 @@ impl Device for SwitchDevice {
             let place = place.map(|place| place.split('/').next());
             place == Some(Some(bus))
         };
-        let mut found = lock(&self.0.ports).clone();
-        found.retain(|port| is_there(lock(&port.bus).as_deref()));
+        let mut found = self.0.ports.lock().clone();
+        found.retain(|port| is_there(port.bus.lock().as_deref()));
         for port in found {
-            *lock(&port.bus) = None;
+            *port.bus.lock() = None;
             if let End::Client(client) = &port.end {
                 self.0.remove_if_unused(client);
             }
@@ -531,6 +534,6 @@ impl Switch {
             End::Client(other) => Arc::ptr_eq(other, client),
             End::Uplink { .. } => false,
         };
-        lock(&self.ports).iter().find(is_it).cloned()
+        self.ports.lock().iter().find(is_it).cloned()
     }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed};
 use super::frame::{Frame, Scratch};
 use super::mac_table::Source;
 use super::path::Path;
-use super::port::{Port, lock};
+use super::port::Port;
 use super::switch::{End, Switch, SwitchPort};
 
 /// What one port's worker knows of the switch.
@@ -87,7 +87,7 @@ impl SwitchPath {
             return 1;
         };
         let rate = self.switch.flood_rate.load(Relaxed);
-        if !lock(&own.bucket).take(rate, self.now_ms) {
+        if !own.bucket.lock().take(rate, self.now_ms) {
             own.metrics().tx_dropped.add(1);
             return 1;
         }
@@ -99,7 +99,7 @@ impl SwitchPath {
             }
         }
         // One large frame can become thousands, segmented for each of many receivers.
-        lock(&own.bucket).charge(cost.saturating_sub(1));
+        own.bucket.lock().charge(cost.saturating_sub(1));
         cost
     }
 }

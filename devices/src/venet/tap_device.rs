@@ -1,22 +1,24 @@
 //! `venet-tap`: an interface of the host is at the other end.
 
 use std::os::fd::RawFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 
+use parking_lot::Mutex;
 use rustix::io::Errno;
 use vbus::device::{Device, DeviceClass, InterfaceOffer};
 
-use super::attributes::{self, Attributes, read_only, read_write};
+use super::attributes;
 use super::frame::{Frame, Scratch};
 use super::loopback::{leave_bus, offer, take_bus};
 use super::mtu::{self, Mtu};
 use super::path::{Backend, Path};
-use super::port::{Port, lock};
+use super::port::Port;
 use super::rx::Receiver;
 use super::tap_end::TapEnd;
 use super::tap_fetch::TapFetch;
 use super::tx::Progress;
+use crate::attributes::{Attributes, read_only, read_write};
 use crate::tap::{Tap, check_name};
 
 /// The class `venet-tap`.
@@ -101,7 +103,7 @@ struct End {
 impl TapBackend {
     fn set_ifname(&self, name: &str) -> Result<(), Errno> {
         check_name(name).map_err(|_| Errno::INVAL)?;
-        let mut end = lock(&self.end);
+        let mut end = self.end.lock();
         if end.tap.is_some() {
             return Err(Errno::BUSY);
         }
@@ -110,7 +112,7 @@ impl TapBackend {
     }
 
     fn set_enabled(&self, is_enabled: bool) -> Result<(), Errno> {
-        let mut end = lock(&self.end);
+        let mut end = self.end.lock();
         if end.tap.is_some() == is_enabled {
             return Ok(());
         }
@@ -133,13 +135,13 @@ impl TapBackend {
     }
 
     fn take_opened(&self, ifname: &str) -> Option<Tap> {
-        let mut opened = lock(&self.opened);
+        let mut opened = self.opened.lock();
         let place = opened.iter().position(|tap| tap.name() == ifname)?;
         Some(opened.swap_remove(place))
     }
 
     fn tap(&self) -> Option<Arc<TapEnd>> {
-        lock(&self.end).tap.clone()
+        self.end.lock().tap.clone()
     }
 }
 
@@ -158,7 +160,7 @@ impl Device for TapDevice {
         attributes.push((
             "ifname",
             read_write(
-                move || Ok(lock(&name_reader.end).ifname.clone()),
+                move || Ok(name_reader.end.lock().ifname.clone()),
                 move |name| name_writer.set_ifname(name),
             ),
         ));

@@ -20,8 +20,9 @@ use zerocopy::IntoBytes;
 
 use super::*;
 use crate::GuestRam;
+use crate::client::{Client, RingEnd};
 use crate::iovec::Piece;
-use crate::venet::rx::{Client, RingEnd, meta_of};
+use crate::venet::rx::meta_of;
 use crate::venet::tap_end::{header_of, read_frame};
 
 const BASE: u64 = 0x10_0000;

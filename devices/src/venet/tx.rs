@@ -9,8 +9,9 @@ use zerocopy::{FromZeros, IntoBytes};
 use super::frame::{BadFrame, Frame, Limits, Scratch};
 use super::metrics::PortMetrics;
 use super::path::Path;
-use super::rx::{RingEnd, meta_of};
+use super::rx::meta_of;
 use crate::GuestRam;
+use crate::client::RingEnd;
 use crate::iovec::Piece;
 
 /// Frames that are taken off the ring at once, and returned at once if they are small.

@@ -7,10 +7,10 @@ use rustix::io::Errno;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::frame::Scratch;
-use super::handler::readable;
 use super::path::Path;
 use super::switch_path::SwitchPath;
 use super::tap_end::{self, TapBuffer, TapEnd};
+use crate::client::readable;
 use crate::worker::Worker;
 
 /// Frames per turn; then the stop event has its turn.

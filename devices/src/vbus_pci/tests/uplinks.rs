@@ -1,9 +1,10 @@
 //! What the connector asks of a bus, seen from the side of the bus.
 
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use rustix::io::Errno;
 use vbus::abi::pci::{NO_VECTOR, NUM_EVENT_QUEUES, Negotiate, VERSION, func};
 use vbus::test_utils::wait_until;
@@ -34,7 +35,7 @@ struct SlowEvents {
 
 impl Slow {
     fn has_client(&self) -> bool {
-        let clients = self.clients.lock().unwrap();
+        let clients = self.clients.lock();
         clients
             .last()
             .is_some_and(|client| client.strong_count() > 0)
@@ -56,7 +57,7 @@ impl Uplink for SlowUplink {
             .uplink
             .attach(Arc::new(SlowEvents { slow, events }), on_loss)?;
         let client = Arc::new(SlowClient { verbs });
-        let mut clients = self.0.clients.lock().unwrap();
+        let mut clients = self.0.clients.lock();
         clients.push(Arc::downgrade(&client));
         Ok(client)
     }
@@ -100,10 +101,10 @@ fn reset_waits_until_the_bus_says_that_it_has_let_go() {
             uplink,
             clients: Mutex::default(),
         });
-        *slow.lock().unwrap() = Some(Arc::clone(&shared));
+        *slow.lock() = Some(Arc::clone(&shared));
         Arc::new(SlowUplink(shared))
     });
-    let slow = slow.into_inner().unwrap().unwrap();
+    let slow = slow.into_inner().unwrap();
     guest.start(8);
     use_all(&guest, 2);
     let handle = guest.open(0);
@@ -159,7 +160,7 @@ impl Verbs for SpyClient {
         {
             let doorbell = doorbell.try_clone().unwrap();
             let seen = (request.cookie, doorbell, Arc::clone(wake_up));
-            self.seen.lock().unwrap().push(seen);
+            self.seen.lock().push(seen);
         }
         self.verbs.shm(handle, request)
     }
@@ -191,7 +192,7 @@ fn bus_is_given_the_eventfds_of_both_directions() {
     guest.ring(without_vector);
     guest.ring(with_vector);
 
-    let seen = seen.lock().unwrap();
+    let seen = seen.lock();
     let [
         (first, first_bell, first_wake),
         (second, second_bell, second_wake),
@@ -220,7 +221,7 @@ fn wake_ups_that_outlive_their_memory_do_nothing() {
     let mut shm = FakeGuest::shm(handle, 0, 5);
     shm.signal_offset = 8.into();
     guest.share(&shm).unwrap();
-    let (cookie, _, wake_up) = seen.lock().unwrap().pop().unwrap();
+    let (cookie, _, wake_up) = seen.lock().pop().unwrap();
     guest.close(handle).unwrap();
     assert_eq!(guest.events(0).len(), 1);
 
@@ -248,7 +249,7 @@ fn bus_that_takes_nobody_can_be_tried_again() {
             events: Arc<dyn EventSink>,
             on_loss: OnLoss,
         ) -> Result<Arc<dyn Verbs + Send + Sync>, Errno> {
-            let mut num_refusals = self.1.lock().unwrap();
+            let mut num_refusals = self.1.lock();
             match num_refusals.checked_sub(1) {
                 Some(left) => {
                     *num_refusals = left;
@@ -282,7 +283,7 @@ fn bus_learns_whether_the_guest_can_do_with_a_loss() {
             events: Arc<dyn EventSink>,
             on_loss: OnLoss,
         ) -> Result<Arc<dyn Verbs + Send + Sync>, Errno> {
-            self.1.lock().unwrap().push(on_loss);
+            self.1.lock().push(on_loss);
             self.0.attach(events, on_loss)
         }
     }
@@ -299,5 +300,5 @@ fn bus_learns_whether_the_guest_can_do_with_a_loss() {
     }
     guest.call(func::START, &[0u8; 8]).unwrap();
 
-    assert_eq!(*noted.lock().unwrap(), [OnLoss::Keep, OnLoss::Drop]);
+    assert_eq!(*noted.lock(), [OnLoss::Keep, OnLoss::Drop]);
 }

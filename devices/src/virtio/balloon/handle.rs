@@ -1,7 +1,9 @@
 //! The host's side of the balloon, shared by whoever sets its size and the device.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+
+use parking_lot::Mutex;
 
 use super::BALLOON_PAGE_BYTES;
 use super::metrics::BalloonMetrics;
@@ -39,7 +41,7 @@ impl BalloonHandle {
         metrics
             .target_bytes
             .set(u64::from(pages) * BALLOON_PAGE_BYTES);
-        let interrupt = self.lock_interrupt();
+        let interrupt = self.0.interrupt.lock();
         if let Some(interrupt) = interrupt.as_ref() {
             interrupt.signal_config();
         }
@@ -71,13 +73,6 @@ impl BalloonHandle {
 
     /// From now on a new target interrupts the guest through `interrupt`, or nobody.
     pub(super) fn set_interrupt(&self, interrupt: Option<Arc<VirtioInterrupt>>) {
-        *self.lock_interrupt() = interrupt;
-    }
-
-    fn lock_interrupt(&self) -> std::sync::MutexGuard<'_, Option<Arc<VirtioInterrupt>>> {
-        self.0
-            .interrupt
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        *self.0.interrupt.lock() = interrupt;
     }
 }

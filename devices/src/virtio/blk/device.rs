@@ -65,6 +65,11 @@ impl Serial {
             .copy_from_slice(text.as_bytes());
         Ok(Serial(bytes))
     }
+
+    /// What the guest reads.
+    pub fn bytes(self) -> [u8; SERIAL_BYTES] {
+        self.0
+    }
 }
 
 /// A virtio disk.

@@ -3,8 +3,9 @@
 use std::fmt;
 use std::io;
 use std::os::fd::RawFd;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use vm_memory::Bytes;
 
 use super::passt::Passt;

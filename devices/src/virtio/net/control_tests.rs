@@ -70,7 +70,7 @@ impl Setup {
     }
 
     fn filter(&self) -> MacFilter {
-        self.shared.filter.read().unwrap().clone()
+        self.shared.filter.read().clone()
     }
 }
 

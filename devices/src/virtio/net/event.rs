@@ -4,11 +4,11 @@
 //! until the port says "empty". So a port nobody can serve for now (the guest has no buffers, the
 //! queue pair is off) costs nothing, and no event has to be switched off in time.
 
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 
-use super::backend::{Port, SharedPort};
+use super::backend::SharedPort;
 use super::batch::Progress;
 use super::control::ControlQueue;
 use super::queue::{NetQueue, QueueFault};
@@ -102,12 +102,8 @@ impl PairHandler {
         if !self.shared.is_active(self.pair_idx) {
             return Ok(());
         }
-        let filter = self
-            .shared
-            .filter
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
-        let progress = self.rx.serve(&mut *lock(&self.port), &filter)?;
+        let filter = self.shared.filter.read();
+        let progress = self.rx.serve(&mut *self.port.lock(), &filter)?;
         drop(filter);
         self.is_rx_starved = matches!(progress, Progress::Blocked);
         self.go_on(progress);
@@ -118,7 +114,7 @@ impl PairHandler {
         if !self.shared.is_active(self.pair_idx) {
             return Ok(());
         }
-        let progress = self.tx.serve(&mut *lock(&self.port))?;
+        let progress = self.tx.serve(&mut *self.port.lock())?;
         self.is_tx_blocked = matches!(progress, Progress::Blocked);
         self.go_on(progress);
         Ok(())
@@ -162,7 +158,7 @@ impl PairHandler {
         if self.watched == Some(wanted) {
             return Ok(());
         }
-        let fd = lock(&self.port).fd();
+        let fd = self.port.lock().fd();
         let events = Events::with_data_raw(fd, PORT, wanted);
         match self.watched {
             None => ops.add(events)?,
@@ -192,7 +188,7 @@ impl PairHandler {
             let _ = ops.remove(Events::empty(kick));
         }
         if self.watched.take().is_some() {
-            let fd = lock(&self.port).fd();
+            let fd = self.port.lock().fd();
             let _ = ops.remove(Events::empty_raw(fd));
         }
     }
@@ -203,10 +199,6 @@ impl PairHandler {
             .into_iter()
             .chain(control.map(|control| (&control.queue, CONTROL_DOORBELL)))
     }
-}
-
-fn lock(port: &SharedPort) -> MutexGuard<'_, dyn Port + 'static> {
-    port.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl MutEventSubscriber for PairHandler {

@@ -41,7 +41,7 @@ fn setup(has_merged_buffers: bool) -> Setup {
 
 impl Setup {
     fn serve(&mut self) -> Result<Progress, QueueFault> {
-        let mut port = self.port.lock().unwrap();
+        let mut port = self.port.lock();
         self.rx.serve(&mut *port, &self.filter)
     }
 

@@ -1,9 +1,10 @@
 //! What the threads of one active device share.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
 
+use parking_lot::RwLock;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::backend::Backend;
@@ -111,7 +112,7 @@ impl Shared {
 
     /// Changes the filter.
     pub(super) fn update_filter(&self, change: impl FnOnce(&mut MacFilter)) {
-        change(&mut self.filter.write().unwrap_or_else(PoisonError::into_inner));
+        change(&mut self.filter.write());
     }
 
     fn kick_all(&self) {

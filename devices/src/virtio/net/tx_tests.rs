@@ -38,7 +38,7 @@ fn setup() -> Setup {
 
 impl Setup {
     fn serve(&mut self) -> Result<Progress, QueueFault> {
-        self.tx.serve(&mut *self.port.lock().unwrap())
+        self.tx.serve(&mut *self.port.lock())
     }
 
     fn receive(&self) -> Option<Vec<u8>> {

@@ -12,8 +12,9 @@
 //! | `0x5000` | `0x6000` | MSI-X pending bits |
 
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::super::{VirtioDevice, VirtioInterrupt};
@@ -146,10 +147,6 @@ impl VirtioPci {
     pub fn interrupt(&self) -> &Arc<VirtioInterrupt> {
         &self.interrupt
     }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// The configuration space, and where its MSI-X capability is.
@@ -220,11 +217,11 @@ fn class(device_type: u16) -> u32 {
 
 impl PciFunction for VirtioPci {
     fn read_config(&self, offset: u16, data: &mut [u8]) {
-        self.state().config.read(offset, data);
+        self.state.lock().config.read(offset, data);
     }
 
     fn write_config(&self, offset: u16, data: &[u8]) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         state.config.write(offset, data);
         let mut control = [0; 2];
         state.config.read(self.msix_control_offset, &mut control);
@@ -232,20 +229,20 @@ impl PciFunction for VirtioPci {
     }
 
     fn bars(&self) -> Vec<Bar> {
-        self.state().config.bars().collect()
+        self.state.lock().config.bars().collect()
     }
 
     fn decoded_bars(&self) -> Vec<Bar> {
-        self.state().config.decoded_bars()
+        self.state.lock().config.decoded_bars()
     }
 
     fn place_bar(&self, idx: usize, start: u32) {
-        self.state().config.place_bar(idx, start);
+        self.state.lock().config.place_bar(idx, start);
     }
 
     fn read_bar(&self, _bar_idx: usize, offset: u64, data: &mut [u8]) {
         data.fill(0);
-        let state = self.state();
+        let state = self.state.lock();
         match offset {
             COMMON..ISR => state.common.read(offset - COMMON, data),
             DEVICE..NOTIFY => {
@@ -261,7 +258,7 @@ impl PciFunction for VirtioPci {
     }
 
     fn write_bar(&self, _bar_idx: usize, offset: u64, data: &[u8]) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         match offset {
             COMMON..ISR => state.common.write(offset - COMMON, data),
             DEVICE..NOTIFY => {

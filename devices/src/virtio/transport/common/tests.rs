@@ -1,7 +1,6 @@
 //! A driver's conversation with the common configuration, well-behaved and not.
 
-use std::sync::Mutex;
-
+use parking_lot::Mutex;
 use proptest::prelude::*;
 use virtio_bindings::virtio_config::VIRTIO_CONFIG_S_NEEDS_RESET;
 use vm_memory::GuestAddress;
@@ -37,11 +36,11 @@ impl VirtioDevice for FakeDevice {
     }
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
         let entry = (activation.features, activation.queues.len());
-        self.0.lock().unwrap().activations.push(entry);
+        self.0.lock().activations.push(entry);
         Ok(())
     }
     fn reset(&mut self) {
-        self.0.lock().unwrap().num_resets += 1;
+        self.0.lock().num_resets += 1;
     }
 }
 
@@ -90,7 +89,7 @@ fn driver_ok_activates_with_the_enabled_queues_only() {
     enable_queue(&mut common, 1, 0x1000);
     common.write(0x14, &[OK]);
 
-    assert_eq!(log.lock().unwrap().activations, [(VERSION_1 | FEATURE, 1)]);
+    assert_eq!(log.lock().activations, [(VERSION_1 | FEATURE, 1)]);
     assert_eq!(status(&common), OK);
 }
 
@@ -122,7 +121,7 @@ fn rings_outside_ram_need_a_reset_and_never_activate() {
 
     let needs_reset = VIRTIO_CONFIG_S_NEEDS_RESET as u8;
     assert_eq!(status(&common), OK | needs_reset);
-    assert!(log.lock().unwrap().activations.is_empty());
+    assert!(log.lock().activations.is_empty());
 }
 
 #[test]
@@ -134,7 +133,7 @@ fn device_that_needs_a_reset_is_not_activated_before_it() {
 
     common.write(0x14, &[OK]);
 
-    assert!(log.lock().unwrap().activations.is_empty());
+    assert!(log.lock().activations.is_empty());
 }
 
 #[test]
@@ -162,7 +161,7 @@ fn reset_stops_the_device_and_clears_what_the_driver_set() {
 
     let mut is_ready = [0xff; 2];
     common.read(0x1c, &mut is_ready);
-    assert_eq!(log.lock().unwrap().num_resets, 1);
+    assert_eq!(log.lock().num_resets, 1);
     assert_eq!(status(&common), 0);
     assert_eq!(is_ready, [0, 0]);
 }
