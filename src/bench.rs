@@ -8,6 +8,8 @@ mod call;
 mod echo;
 mod frames;
 mod harness;
+pub mod over_time;
+mod reclaim;
 mod report;
 mod ring;
 mod tap_pair;
@@ -140,6 +142,18 @@ pub enum BenchError {
         /// What it said.
         said: String,
     },
+    /// Nothing can be taken.
+    #[error("cannot take memory")]
+    Reclaim {
+        /// Why.
+        source: crate::reclaim::reclaimer::ReclaimError,
+    },
+    /// No memory to take from.
+    #[error("cannot make the memory that is taken")]
+    GuestMemory {
+        /// Why.
+        source: crate::memory::MemoryError,
+    },
     /// The host refused something.
     #[error("cannot {what}")]
     Io {
@@ -173,4 +187,5 @@ pub trait Case {
 
 pub use call::CallCase;
 pub use frames::FramesCase;
+pub use reclaim::ReclaimCase;
 pub use transport::RingCase;

@@ -27,8 +27,11 @@ use crate::kvm::{IrqRouter, KvmDoorbells, KvmError, Vm};
 use crate::layout;
 use crate::memory::{self, MemoryError};
 use crate::metrics::Metrics;
+use crate::reclaim::faults::FaultServer;
+use crate::reclaim::policy::Policy;
+use crate::reclaim::reclaimer::{ReclaimError, Reclaimer};
 use crate::report::VmReport;
-use crate::uplink::{DaemonError, HangUp};
+use crate::uplink::{DaemonError, EmbeddedError, HangUp};
 
 /// Why a VM cannot be built.
 #[derive(Debug, thiserror::Error)]
@@ -80,6 +83,12 @@ pub enum BuildError {
     /// The daemon of the bus does not serve this VM.
     #[error(transparent)]
     Bus(#[from] DaemonError),
+    /// The VM's own bus cannot have a device.
+    #[error(transparent)]
+    Embedded(#[from] EmbeddedError),
+    /// The guest's memory cannot be reclaimed.
+    #[error(transparent)]
+    Reclaim(#[from] ReclaimError),
     /// The virtio transport failed.
     #[error(transparent)]
     Transport(#[from] TransportError),
@@ -111,11 +120,14 @@ pub struct Machine {
     pci_memory: AddressAllocator,
     pci_ports: AddressAllocator,
     control: Arc<Control>,
-    metrics: Metrics,
+    metrics: Arc<Metrics>,
     power_button: EventFd,
     console: SerialConsole,
     hang_up: Option<HangUp>,
     report: Arc<VmReport>,
+    policy: Option<Arc<Policy>>,
+    /// The last to go: devices may wait for memory until they are gone.
+    faults: Option<FaultServer>,
 }
 
 /// The first serial port, as the main loop needs it.
@@ -143,7 +155,7 @@ impl Machine {
         let mmio = Arc::new(Bus::default());
         let doorbells: Arc<dyn Doorbells> = Arc::new(KvmDoorbells::new(Arc::clone(vm.fd())));
         let pci = Arc::new(PciRoot::new(&mmio, &pio, doorbells));
-        let mut metrics = Metrics::default();
+        let metrics = Arc::new(Metrics::default());
 
         place(&mmio, "PCI", layout::ECAM_START, ECAM_BYTES, pci.clone())?;
         let sink = control.clone();
@@ -178,7 +190,7 @@ impl Machine {
             report,
         )?;
 
-        let mut serial_port = |name: &str, port: u16, gsi, out| -> Result<_, BuildError> {
+        let serial_port = |name: &str, port: u16, gsi, out| -> Result<_, BuildError> {
             let events = |source| BuildError::Events {
                 device: name.into(),
                 source,
@@ -231,6 +243,8 @@ impl Machine {
             console,
             hang_up: None,
             report,
+            policy: None,
+            faults: None,
         })
     }
 
@@ -251,6 +265,33 @@ impl Machine {
         self.add_pci(name, Arc::new(function))?;
         self.metrics.add("devices", name, counters);
         Ok(())
+    }
+
+    /// Lets memory be taken by `reclaimer`, and given back, from now on.
+    ///
+    /// # Errors
+    /// [`BuildError::Reclaim`]: the host is out of threads or descriptors.
+    pub fn add_reclaim(&mut self, reclaimer: &Arc<Reclaimer>) -> Result<(), BuildError> {
+        let faults = FaultServer::start(Arc::clone(reclaimer)).map_err(ReclaimError::from)?;
+        self.faults = Some(faults);
+        // KVM keeps pages that hold the state of a guest's own guests, and would not notice that they
+        // were taken.
+        self.vm.hide_virtualization();
+        let counters = Arc::clone(reclaimer.metrics());
+        self.metrics.add("reclaim", "pages", counters);
+        let times = Arc::clone(reclaimer.times());
+        self.metrics.add("reclaim", "times", times);
+        Ok(())
+    }
+
+    /// Lets `policy` choose which memory is taken.
+    pub fn set_policy(&mut self, policy: Policy) {
+        self.policy = Some(Arc::new(policy));
+    }
+
+    /// Who takes memory from the guest, if that may be.
+    pub fn policy(&self) -> Option<Arc<Policy>> {
+        self.policy.clone()
     }
 
     /// Plugs in a connector called `name` to the bus behind `uplink`.
@@ -369,7 +410,7 @@ impl Machine {
     }
 
     /// All counters.
-    pub fn metrics(&self) -> &Metrics {
+    pub fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
     }
 

@@ -130,6 +130,8 @@ pub fn report() -> Report {
         host::tun(),
         host::io_uring(),
         host::userfaultfd(),
+        host::cgroup(),
+        host::memory_pressure(),
         host::fuse(),
         host::transparent_huge_pages(),
         host::huge_pages(),

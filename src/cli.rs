@@ -13,15 +13,15 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 pub use args::{
-    BenchArgs, BenchCase, CheckArgs, Cli, Command, HostArgs, LogLevel, RunArgs, Shell, VbusArgs,
-    VbusCommand,
+    BenchArgs, BenchCase, CheckArgs, Cli, Command, HostArgs, LogLevel, MemmapArgs, PsArgs,
+    ReclaimArgs, RunArgs, Shell, StatArgs, TargetArgs, VbusArgs, VbusCommand,
 };
 use ipnet::Ipv4Net;
 use keys::{Key, Keys, KeysError};
 
 use crate::config::{
-    BalloonConfig, ConfigError, DiskConfig, NetConfig, NetError, NetTable, TomlError, VenetConfig,
-    VenetError, VenetTable, VmConfig,
+    BalloonConfig, ConfigError, DiskConfig, NetConfig, NetError, NetTable, SwapConfig, TomlError,
+    VenetConfig, VenetError, VenetTable, VmConfig,
 };
 use crate::mac::{MacAddr, MacError};
 use crate::size::{self, SizeError};
@@ -51,6 +51,8 @@ const VENET_KEYS: [Key; 7] = [
     Key::with_value("host_ip", "A.B.C.D/N"),
     Key::with_value("guest_ip", "A.B.C.D/N"),
 ];
+
+const SWAP_KEYS: [Key; 1] = [Key::with_value("size", "SIZE")];
 
 const BALLOON_KEYS: [Key; 1] = [Key::with_value("target", "SIZE")];
 
@@ -167,6 +169,7 @@ fn apply(args: RunArgs, base: VmConfig) -> Result<VmConfig, CliError> {
         venets.push(in_flag("--venet", text, parse_venet)?);
     }
     Ok(VmConfig {
+        name: args.name.or(base.name),
         kernel: args.kernel.or(base.kernel),
         initrd: args.initrd.or(base.initrd),
         cmdline: args.cmdline.unwrap_or(base.cmdline),
@@ -187,6 +190,15 @@ fn apply(args: RunArgs, base: VmConfig) -> Result<VmConfig, CliError> {
         balloon: match &args.balloon {
             Some(text) => Some(in_flag("--balloon", text, parse_balloon)?),
             None => base.balloon,
+        },
+        hints: args.hints || base.hints,
+        swap: match &args.swap {
+            Some(text) => Some(in_flag("--swap", text, parse_swap)?),
+            None => base.swap,
+        },
+        memory_target: match &args.memory_target {
+            Some(text) => Some(in_flag("--memory-target", text, parse_size)?),
+            None => base.memory_target,
         },
         exec: args.exec.or(base.exec),
         metrics: args.metrics.or(base.metrics),
@@ -261,6 +273,20 @@ fn parse_balloon(text: &str) -> Result<BalloonConfig, ValueError> {
     let keys = Keys::parse(text, &BALLOON_KEYS).map_err(ValueError::Keys)?;
     Ok(BalloonConfig {
         target: parse_size(keys.value("target").unwrap_or("0"))?,
+    })
+}
+
+fn parse_swap(text: &str) -> Result<SwapConfig, ValueError> {
+    let (path, size) = match text.split_once(',') {
+        Some((path, keys)) => {
+            let keys = Keys::parse(keys, &SWAP_KEYS).map_err(ValueError::Keys)?;
+            (path, parse_size(keys.value("size").unwrap_or("0"))?)
+        }
+        None => (text, 0),
+    };
+    Ok(SwapConfig {
+        path: path.into(),
+        size,
     })
 }
 

@@ -3,6 +3,7 @@
 
 pub mod disk;
 pub mod net;
+pub mod swap;
 #[cfg(test)]
 mod tests;
 pub mod venet;
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 pub use disk::{DiskConfig, DiskError};
 pub use net::{NetBackend, NetConfig, NetError, NetTable};
+pub use swap::{SwapConfig, SwapError};
 pub use venet::{BusNameError, VenetBackend, VenetConfig, VenetError, VenetTable};
 
 use crate::mac::MacAddr;
@@ -30,11 +32,15 @@ pub const MEMORY_STEP: u64 = 2 << 20;
 /// Longest addition to the kernel command line in bytes: x86 Linux takes 2,047
 /// (`COMMAND_LINE_SIZE` less the NUL), and 256 are for our own part.
 pub const MAX_CMDLINE_BYTES: usize = 1791;
+/// Longest name of a VM in bytes, that of a host.
+pub const MAX_NAME_BYTES: usize = 63;
 
 /// One virtual machine.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct VmConfig {
+    /// What `alacrity ps` and others call the VM; at most [`MAX_NAME_BYTES`].
+    pub name: Option<String>,
     /// bzImage or ELF vmlinux; `None` means that of the default guest image.
     pub kernel: Option<PathBuf>,
     /// Initial RAM disk; with neither kernel nor initrd, that of the default guest image.
@@ -64,6 +70,14 @@ pub struct VmConfig {
     pub host: Option<PathBuf>,
     /// Add a virtio balloon with free page reporting.
     pub balloon: Option<BalloonConfig>,
+    /// Let the host take back memory that can be had again without writing anything.
+    pub hints: bool,
+    /// Where the host may write the rest of the guest's memory to; implies [`VmConfig::hints`].
+    pub swap: Option<SwapConfig>,
+    /// Bytes of host memory that the guest shall take at most, at most [`VmConfig::memory`]; soft. Needs
+    /// one of the two above.
+    #[serde(with = "size::as_optional_text")]
+    pub memory_target: Option<u64>,
     /// Shell command for the guest to run instead of an interactive shell. Only the init of the
     /// default guest image obeys it: an initrd given together with it must be of that kind.
     pub exec: Option<String>,
@@ -85,6 +99,7 @@ pub struct BalloonConfig {
 impl Default for VmConfig {
     fn default() -> Self {
         Self {
+            name: None,
             kernel: None,
             initrd: None,
             cmdline: String::new(),
@@ -97,6 +112,9 @@ impl Default for VmConfig {
             bus: None,
             host: None,
             balloon: None,
+            hints: false,
+            swap: None,
+            memory_target: None,
             exec: None,
             metrics: None,
             force: false,
@@ -132,6 +150,14 @@ pub enum ConfigError {
     CmdlineTooLong {
         /// What was asked for, in bytes.
         len: usize,
+    },
+    /// A process number, or something that is hard to type.
+    #[error(
+        "--name {name:?} is not a name; use a letter and then letters, digits, `-`, `_` and `.`, {MAX_NAME_BYTES} bytes at most, such as web1"
+    )]
+    Name {
+        /// What was asked for.
+        name: String,
     },
     /// A NUL would end the text early.
     #[error("{what} contains a NUL character, which ends it early; remove it")]
@@ -241,9 +267,39 @@ pub enum ConfigError {
     /// A daemon for nothing.
     #[error("--host without --bus has no meaning; add --bus NAME, or leave it out")]
     HostWithoutBus,
+    /// Memory that cannot be reclaimed.
+    #[error("{} and {other} exclude each other: {why}; leave one of them out", reclaim_flag(*.is_swap))]
+    Reclaim {
+        /// It was to be swapped as well.
+        is_swap: bool,
+        /// The other flag.
+        other: &'static str,
+        /// What would go wrong.
+        why: &'static str,
+    },
+    /// Nothing could be done for it.
+    #[error(
+        "--memory-target without --hints or --swap has no meaning; add one of them, or leave it out"
+    )]
+    TargetWithoutReclaim,
+    /// It would say nothing.
+    #[error("memory target of {}: the guest has {} in all; choose less with --memory-target", Size(*target), Size(*memory))]
+    Target {
+        /// What was asked for, in bytes.
+        target: u64,
+        /// Guest RAM in bytes.
+        memory: u64,
+    },
+    /// The swap file is refused for itself.
+    #[error("--swap")]
+    Swap(#[source] SwapError),
     /// A bus that cannot be.
     #[error(transparent)]
     BusName(BusNameError),
+}
+
+fn reclaim_flag(is_swap: bool) -> &'static str {
+    if is_swap { "--swap" } else { "--hints" }
 }
 
 /// Why a text is not a configuration.
@@ -286,6 +342,7 @@ impl VmConfig {
             return Err(ConfigError::Cpus { found: self.cpus });
         }
         self.validate_memory()?;
+        self.validate_reclaim()?;
         self.validate_texts()?;
         self.validate_disks()?;
         self.validate_nets()?;
@@ -311,7 +368,58 @@ impl VmConfig {
         Ok(())
     }
 
+    /// Whether the host may take back memory of the guest.
+    pub fn can_reclaim(&self) -> bool {
+        self.hints || self.swap.is_some()
+    }
+
+    fn validate_reclaim(&self) -> Result<(), ConfigError> {
+        let others = [
+            (
+                self.hugepages,
+                "--hugepages",
+                "pages of the host's pool cannot be taken in parts",
+            ),
+            (
+                self.bus.is_some(),
+                "--bus",
+                "the daemon has another mapping of guest memory, and where a page was taken it would read \
+                 zeros and make them the guest's; --balloon works with --bus, and gives back free pages",
+            ),
+            (
+                self.balloon.is_some(),
+                "--balloon",
+                "both would take the same pages, each without the other's knowledge",
+            ),
+        ];
+        if self.can_reclaim()
+            && let Some((_, other, why)) = others.into_iter().find(|(is_set, ..)| *is_set)
+        {
+            return Err(ConfigError::Reclaim {
+                is_swap: self.swap.is_some(),
+                other,
+                why,
+            });
+        }
+        if let Some(target) = self.memory_target {
+            if !self.can_reclaim() {
+                return Err(ConfigError::TargetWithoutReclaim);
+            }
+            let memory = self.memory;
+            if target > memory {
+                return Err(ConfigError::Target { target, memory });
+            }
+        }
+        self.swap
+            .as_ref()
+            .map_or(Ok(()), SwapConfig::validate)
+            .map_err(ConfigError::Swap)
+    }
+
     fn validate_texts(&self) -> Result<(), ConfigError> {
+        if let Some(name) = self.name.as_ref().filter(|name| !is_name(name)) {
+            return Err(ConfigError::Name { name: name.clone() });
+        }
         let len = self.cmdline.len();
         if len > MAX_CMDLINE_BYTES {
             return Err(ConfigError::CmdlineTooLong { len });
@@ -430,4 +538,12 @@ impl VmConfig {
             None => Ok(()),
         }
     }
+}
+
+/// True for the name of a VM, which is never that of a process.
+fn is_name(name: &str) -> bool {
+    let is_inner = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    name.len() <= MAX_NAME_BYTES
+        && name.starts_with(|c: char| c.is_ascii_alphabetic())
+        && name.chars().all(is_inner)
 }

@@ -2,8 +2,9 @@
 
 use std::io::{self, Stdin, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock};
 
+use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcsetattr};
@@ -26,7 +27,7 @@ static SAVED: Mutex<Option<Termios>> = Mutex::new(None);
 /// Puts the terminal back as it was before [`RawTerminal::new`]; harmless without one. Safe to call
 /// from a panic hook.
 pub fn restore_terminal() {
-    let saved = SAVED.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let saved = SAVED.lock().take();
     if let Some(saved) = saved
         && let Err(error) = tcsetattr(io::stdin(), OptionalActions::Now, &saved)
     {
@@ -51,7 +52,7 @@ impl RawTerminal {
         let saved = tcgetattr(&stdin)?;
         let mut raw = saved.clone();
         raw.make_raw();
-        *SAVED.lock().unwrap_or_else(PoisonError::into_inner) = Some(saved);
+        *SAVED.lock() = Some(saved);
         let terminal = RawTerminal(());
         tcsetattr(&stdin, OptionalActions::Now, &raw)?;
         Ok(Some(terminal))
@@ -211,7 +212,7 @@ mod tests {
                 .map(|idx| {
                     let output = Arc::clone(&output);
                     VcpuThread::start(format!("writer{idx}"), move || {
-                        let result = output.lock().unwrap().write_all(&[0; 4 << 20]);
+                        let result = output.lock().write_all(&[0; 4 << 20]);
                         assert!(result.is_err());
                     })
                 })

@@ -4,11 +4,12 @@
 //! main loop waits on [`Control::wake_evt`].
 
 use std::io;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use alacrity_devices::legacy::{GuestEvent, GuestEventSink};
+use parking_lot::Mutex;
 use serde::{Serialize, Serializer};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -27,6 +28,9 @@ pub enum End {
     Panic,
     /// A vCPU cannot go on.
     Failed(VcpuError),
+    /// Memory that was taken from the guest cannot be given back, for this reason; threads may wait
+    /// for it until the process ends.
+    MemoryLost(String),
     /// The user typed the escape sequence.
     Escape,
     /// This signal, and the guest had its chance.
@@ -99,6 +103,11 @@ impl Control {
         &self.wake_evt
     }
 
+    /// Since the program started.
+    pub fn uptime(&self) -> Duration {
+        self.started.elapsed()
+    }
+
     /// When the VM got where.
     pub fn timeline(&self) -> &Timeline {
         &self.timeline
@@ -114,23 +123,23 @@ impl Control {
         self.mark(&self.timeline.memory_ready_us);
     }
 
-    /// Ends the VM like this, unless it is ending already.
-    pub fn end(&self, end: End) {
-        self.end
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get_or_insert(end);
-        self.mark(&self.timeline.end_us);
-        self.is_stopping.store(true, Ordering::Release);
+    /// Ends the VM like this, unless it is ending already; true if this is how it ends.
+    pub fn end(&self, end: End) -> bool {
+        let mut how = self.end.lock();
+        let is_first = !self.is_stopping.load(Ordering::Relaxed);
+        if is_first {
+            *how = Some(end);
+            self.mark(&self.timeline.end_us);
+            self.is_stopping.store(true, Ordering::Release);
+        }
+        drop(how);
         self.wake();
+        is_first
     }
 
     /// How the VM ended; at most once.
     pub fn take_end(&self) -> Option<End> {
-        self.end
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
+        self.end.lock().take()
     }
 
     fn mark(&self, mark: &Mark) {
@@ -145,16 +154,26 @@ impl Control {
 
 impl GuestEventSink for Control {
     fn guest_event(&self, event: GuestEvent) {
-        match event {
-            GuestEvent::PowerOff => self.end(End::PowerOff),
-            GuestEvent::Reset => self.end(End::Reset),
-            GuestEvent::TripleFault => self.end(End::TripleFault),
-            GuestEvent::Panic => self.end(End::Panic),
-            GuestEvent::InitStarted => self.mark(&self.timeline.guest_init_us),
-            GuestEvent::CommandStarted => self.mark(&self.timeline.command_us),
+        let end = match event {
+            GuestEvent::PowerOff => Some(End::PowerOff),
+            GuestEvent::Reset => Some(End::Reset),
+            GuestEvent::TripleFault => Some(End::TripleFault),
+            GuestEvent::Panic => Some(End::Panic),
+            GuestEvent::InitStarted => {
+                self.mark(&self.timeline.guest_init_us);
+                None
+            }
+            GuestEvent::CommandStarted => {
+                self.mark(&self.timeline.command_us);
+                None
+            }
             GuestEvent::CommandEnded(status) => {
                 self.command_status.get_or_init(|| status);
+                None
             }
+        };
+        if let Some(end) = end {
+            self.end(end);
         }
         self.wake();
     }

@@ -173,7 +173,9 @@ impl MainLoop {
                 self.typed.truncate(MAX_TYPED_BYTES);
                 self.feed();
             }
-            Ok(Input::Quit) => self.control.end(End::Escape),
+            Ok(Input::Quit) => {
+                self.control.end(End::Escape);
+            }
             Ok(Input::EndOfFile) => {
                 self.watch_stdin(ops, false);
                 self.console.input = None;

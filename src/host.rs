@@ -4,7 +4,8 @@
 //! administrator ── mount ──▶ filesystem ──┐
 //! alacrity vbus ── socket ─▶ vbus::server ┼─▶ vbus::tree ─▶ vbus::bus::Host ─▶ devices
 //! clients ──────── socket ─▶ vbus::server ┴──── verbs ───▶     │
-//!                                         state file ◀── changes
+//!                              │                state file ◀── changes
+//!                              └─▶ vms ── control sockets ──▶ VMs of this user
 //! ```
 //!
 //! [`run`] reads top to bottom: everything that can be refused comes before anything is made, and
@@ -18,6 +19,7 @@ pub mod mount;
 pub mod mount_table;
 pub mod socket;
 pub mod state_file;
+pub mod vms;
 
 use std::io;
 use std::path::PathBuf;
@@ -34,10 +36,12 @@ use vbus::server::{Listening, ServerError, ServerLimits};
 use vbus::state::{RestoreError, State};
 
 use crate::cli::HostArgs;
+use crate::control_socket::Place;
 use crate::exit::ExitStatus;
 use mount::{MountError, MountPoint};
 use socket::SocketError;
 use state_file::{Saver, StateFile, StateFileError};
+use vms::ControlledVms;
 
 /// Why there is no daemon.
 #[derive(Debug, thiserror::Error)]
@@ -125,6 +129,10 @@ pub fn run(args: &HostArgs, ready: impl FnOnce(&str)) -> Result<ExitStatus, Host
 
     raise_descriptor_limit();
     let host = host()?;
+    // Without a place for their sockets there are no VMs that could be asked.
+    if let Ok(place) = Place::default_one() {
+        host.show_vms(Arc::new(ControlledVms::new(place, &host)));
+    }
     let listening = Listening::bind(&socket)?;
     let mount_point = mount_point.map(MountPoint::replace_stale).transpose()?;
     let saver = match file {

@@ -12,6 +12,8 @@
 //! | [`exit`] | the exit statuses of `alacrity` |
 //! | [`host`] | `alacrity host`: the daemon that buses live in, its mount and its state file |
 //! | [`vbus_cli`] | `alacrity vbus`: the control tree from the shell, over the daemon's socket |
+//! | [`control_socket`] | what others may ask of a running VM |
+//! | [`vm_cli`] | `alacrity ps`, `stat` and `reclaim`, which ask |
 //! | [`mac`], [`size`] | hardware addresses and sizes as text |
 #![cfg_attr(
     test,
@@ -30,6 +32,7 @@ pub mod cli;
 pub mod config;
 pub mod console;
 pub mod control;
+pub mod control_socket;
 pub mod event;
 pub mod exec;
 pub mod exit;
@@ -38,6 +41,7 @@ pub mod images;
 pub mod kvm;
 pub mod layout;
 pub mod mac;
+pub mod memmap;
 pub mod memory;
 pub mod metrics;
 pub mod preflight;
@@ -47,4 +51,5 @@ pub mod resources;
 pub mod size;
 pub mod uplink;
 pub mod vbus_cli;
+pub mod vm_cli;
 pub mod vmm;

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use alacrity::bench::{CallCase, Case, Effort, FramesCase, RingCase};
+use alacrity::bench::{CallCase, Case, Effort, FramesCase, ReclaimCase, RingCase, over_time};
 use alacrity::check;
 use alacrity::cli::{
     self, BenchArgs, BenchCase, CheckArgs, Cli, Command, HostArgs, LogLevel, RunArgs, VbusArgs,
@@ -14,8 +14,9 @@ use alacrity::cli::{
 };
 use alacrity::config::VmConfig;
 use alacrity::exit::ExitStatus;
+use alacrity::vm_cli::{self, VmCliError};
 use alacrity::{console, host, vbus_cli, vmm};
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use clap::Parser;
 use tracing::Level;
 
@@ -36,6 +37,11 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench(&args),
         Command::Host(args) => serve(&args),
         Command::Vbus(args) => administer(args),
+        Command::Ps(args) => vms(vm_cli::ps(&args, &mut io::stdout())),
+        Command::Stat(args) => vms(vm_cli::stat(&args, &mut io::stdout())),
+        Command::Reclaim(args) => vms(vm_cli::reclaim(&args, &mut io::stdout())),
+        Command::Target(args) => vms(vm_cli::target(&args)),
+        Command::Memmap(args) => vms(vm_cli::memmap(&args, &mut io::stdout())),
         Command::Completions { shell } => print(generated::completions(shell)),
         Command::Man { dir: None } => print(generated::main_man_page()),
         Command::Man { dir: Some(dir) } => write_man_pages(&dir),
@@ -83,10 +89,21 @@ fn check(args: &CheckArgs) -> Result<ExitStatus, Failure> {
 
 fn bench(args: &BenchArgs) -> Result<ExitStatus, Failure> {
     let host_error = |error| (ExitStatus::HostError, error);
+    if let Some(path) = &args.draw {
+        if args.case != BenchCase::Reclaim {
+            return Err(bad_input(anyhow!(
+                "--draw goes with `alacrity bench reclaim`"
+            )));
+        }
+        let drawn = over_time::draw(path, &path.with_extension("svg"));
+        drawn.map_err(|error| host_error(error.into()))?;
+        return Ok(ExitStatus::Success);
+    }
     let case: &dyn Case = match args.case {
         BenchCase::Ring => &RingCase,
         BenchCase::Call => &CallCase,
         BenchCase::Frames => &FramesCase,
+        BenchCase::Reclaim => &ReclaimCase,
     };
     let effort = match args.quick {
         true => Effort::Quick,
@@ -113,6 +130,10 @@ fn serve(args: &HostArgs) -> Result<ExitStatus, Failure> {
 fn administer(args: VbusArgs) -> Result<ExitStatus, Failure> {
     vbus_cli::run(args, &mut io::stdout(), &mut io::stderr())
         .map_err(|error| (error.status(), error.into()))
+}
+
+fn vms(outcome: Result<ExitStatus, VmCliError>) -> Result<ExitStatus, Failure> {
+    outcome.map_err(|error| (error.status(), error.into()))
 }
 
 fn bad_input(error: impl Into<anyhow::Error>) -> Failure {

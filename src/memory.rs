@@ -3,13 +3,17 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 
 use alacrity_devices::GuestRam;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 use vm_memory::mmap::{MmapRegionBuilder, MmapRegionError};
-use vm_memory::{FileOffset, GuestAddress, GuestMemoryBackend, GuestRegionMmap};
+use vm_memory::{FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap};
 
 use crate::layout::{HIGH_RAM_START, MMIO_GAP_START};
+
+/// Unit of a file's blocks (`stat(2)`).
+const BLOCK_BYTES: u64 = 512;
 
 /// Why there is no guest RAM.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +52,14 @@ fn hugepage_hint(is_huge: bool) -> &'static str {
     } else {
         ""
     }
+}
+
+/// Memory that the file of guest RAM takes of the host.
+pub fn resident_bytes(ram: &GuestRam) -> u64 {
+    // All regions are of one file.
+    let file = ram.iter().next().and_then(|region| region.file_offset());
+    file.and_then(|offset| offset.file().metadata().ok())
+        .map_or(0, |metadata| metadata.blocks() * BLOCK_BYTES)
 }
 
 /// Splits guest RAM around the MMIO gap.

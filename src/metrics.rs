@@ -6,6 +6,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -16,29 +17,38 @@ pub const FORMAT_VERSION: u32 = 1;
 
 /// A source of counters.
 type Source = Box<dyn Fn() -> Value + Send>;
+/// Its group, its name and itself.
+type Sources = Vec<(&'static str, String, Source)>;
 
 /// Everything that counts in one VM.
 #[derive(Default)]
 pub struct Metrics {
-    sources: Vec<(&'static str, String, Source)>,
+    sources: Mutex<Sources>,
 }
 
 impl std::fmt::Debug for Metrics {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_list()
-            .entries(self.sources.iter().map(|(group, name, _)| (group, name)))
+            .entries(
+                self.sources
+                    .lock()
+                    .iter()
+                    .map(|(group, name, _)| (group, name)),
+            )
             .finish()
     }
 }
 
 impl Metrics {
     /// Adds `counters` as `group.name`.
-    pub fn add<T>(&mut self, group: &'static str, name: impl Into<String>, counters: Arc<T>)
+    pub fn add<T>(&self, group: &'static str, name: impl Into<String>, counters: Arc<T>)
     where
         T: Serialize + Send + Sync + 'static,
     {
         let source = move || serde_json::to_value(&*counters).unwrap_or(Value::Null);
-        self.sources.push((group, name.into(), Box::new(source)));
+        self.sources
+            .lock()
+            .push((group, name.into(), Box::new(source)));
     }
 
     /// All counters now, and the timeline of `control`.
@@ -47,7 +57,7 @@ impl Metrics {
         root.insert("version".into(), FORMAT_VERSION.into());
         let timeline = serde_json::to_value(control.timeline()).unwrap_or(Value::Null);
         root.insert("timeline".into(), timeline);
-        for (group, name, source) in &self.sources {
+        for (group, name, source) in self.sources.lock().iter() {
             let group = root.entry(*group).or_insert_with(|| Map::new().into());
             if let Value::Object(group) = group {
                 group.insert(name.clone(), source());
@@ -79,7 +89,7 @@ mod tests {
     fn snapshot_groups_sources_by_kind_and_name() {
         let counters = Arc::new(QueueMetrics::default());
         counters.doorbells.add(3);
-        let mut metrics = Metrics::default();
+        let metrics = Metrics::default();
         metrics.add("devices", "net0", counters);
         let control = Control::new(Instant::now()).unwrap();
 

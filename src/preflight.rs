@@ -11,6 +11,7 @@ use crate::check::kvm::KvmError;
 use crate::check::{self, ProbeError, guest_kernel_mode_speed};
 use crate::config::{MEMORY_STEP, VmConfig};
 use crate::images::{BootFiles, ImageError};
+use crate::reclaim::userfault::{self, UserfaultError};
 use crate::size::Size;
 
 /// Why this host does not start this VM.
@@ -82,6 +83,14 @@ pub enum PreflightError {
         /// Parent of the metrics file.
         dir: PathBuf,
     },
+    /// Accesses to memory that was taken cannot be served.
+    #[error("{flag} does not work here")]
+    Reclaim {
+        /// `--hints` or `--swap`.
+        flag: &'static str,
+        /// Why.
+        source: UserfaultError,
+    },
     /// KVM cannot be used.
     #[error("no KVM")]
     Kvm {
@@ -115,6 +124,16 @@ pub fn input(config: &VmConfig) -> Result<BootFiles, PreflightError> {
     let files = BootFiles::of(config).map_err(|source| PreflightError::Image { source })?;
     check_files(&files, config.memory)?;
     check_metrics(config.metrics.as_deref())?;
+    if config.can_reclaim() {
+        userfault::probe().map_err(|source| PreflightError::Reclaim {
+            flag: if config.swap.is_some() {
+                "--swap"
+            } else {
+                "--hints"
+            },
+            source,
+        })?;
+    }
     Ok(files)
 }
 

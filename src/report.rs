@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -43,14 +44,14 @@ impl VmReport {
 
     /// Adds the counters of a vCPU.
     pub fn add_vcpu(&self, exits: Arc<ExitMetrics>, kvm: Option<Arc<KvmStats>>) {
-        let mut vcpus = self.vcpus.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut vcpus = self.vcpus.lock();
         vcpus.push(VcpuCounters { exits, kvm });
     }
 
     /// The report now, as [`vbus::bus::Member::report`] takes it; exits are sums over all vCPUs.
     pub fn text(&self) -> String {
         let mut exits = BTreeMap::new();
-        let vcpus = self.vcpus.lock().unwrap_or_else(PoisonError::into_inner);
+        let vcpus = self.vcpus.lock();
         for vcpu in vcpus.iter() {
             add(&mut exits, "user_", &*vcpu.exits, |_| true);
             if let Some(kvm) = &vcpu.kvm {

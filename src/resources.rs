@@ -4,15 +4,25 @@
 //! the machine as devices afterwards. What we made ourselves goes away when it is dropped.
 
 use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use alacrity_devices::hints::HintsHandle;
 use alacrity_devices::virtio::balloon::{BalloonDevice, BalloonMetrics};
 use alacrity_devices::virtio::blk::{self, BlkDevice, BlkMetrics, Disk, Serial, SerialError};
 use alacrity_devices::virtio::net::{Backend, NetDevice, Passt, PasstError, Tap, TapError};
 use alacrity_devices::virtio::rng::{RngDevice, RngMetrics};
+use rustix::mm::{MlockAllFlags, mlockall};
 
 use crate::builder::{BuildError, Machine};
-use crate::config::{DiskConfig, NetBackend, NetConfig, VmConfig};
+use crate::config::{DiskConfig, NetBackend, NetConfig, SwapConfig, VmConfig};
+use crate::reclaim::backing::Disks;
+use crate::reclaim::policy::Policy;
+use crate::reclaim::ram::Ram;
+use crate::reclaim::reclaimer::{OnFailure, ReclaimError, Reclaimer};
+use crate::reclaim::release::{GuestMemory, HintedDisk};
+use crate::reclaim::restore::DiskWatch;
+use crate::reclaim::swap_file::SwapFile;
 use crate::uplink::{DaemonBus, DaemonError, EmbeddedBus, EmbeddedError};
 
 /// Name of the connector to the bus.
@@ -55,6 +65,18 @@ pub enum ResourceError {
         /// Why.
         source: PasstError,
     },
+    /// The swap file cannot be made.
+    #[error(
+        "--swap: cannot make a file in {} (it takes a directory that you may write to, on a disk with a \
+         file system such as ext4, XFS or btrfs)",
+        dir.display()
+    )]
+    Swap {
+        /// Where.
+        dir: PathBuf,
+        /// What the host said.
+        source: io::Error,
+    },
     /// The VM's own bus cannot be made.
     #[error(transparent)]
     Embedded(#[from] EmbeddedError),
@@ -74,11 +96,38 @@ pub enum ResourceError {
 /// Everything opened, and nothing running yet but `passt`.
 #[derive(Debug)]
 pub struct HostResources {
-    disks: Vec<(BlkDevice, Arc<BlkMetrics>)>,
+    disks: Vec<OpenDisk>,
     nets: Vec<NetDevice>,
     rng: (RngDevice, Arc<RngMetrics>),
     balloon: Option<(BalloonDevice, Arc<BalloonMetrics>)>,
     bus: Option<VmBus>,
+    reclaim: Option<Reclaim>,
+}
+
+/// A disk, and the device that it will be.
+#[derive(Debug)]
+struct OpenDisk {
+    disk: Arc<Disk>,
+    serial: Serial,
+    device: BlkDevice,
+    metrics: Arc<BlkMetrics>,
+}
+
+impl OpenDisk {
+    /// The same for the guest's hints, as the disk with that number.
+    fn hinted(&self, number: u8) -> HintedDisk {
+        HintedDisk {
+            serial: self.serial.bytes(),
+            number,
+            num_sectors: self.disk.num_sectors(),
+        }
+    }
+}
+
+/// What reclaim of the guest's memory takes.
+#[derive(Debug)]
+struct Reclaim {
+    swap: Option<SwapFile>,
 }
 
 /// The bus of a VM.
@@ -95,17 +144,25 @@ impl VmBus {
             let joined = DaemonBus::join(bus, config.host.as_deref())?;
             return Ok(Some(VmBus::Daemon(joined)));
         }
-        if config.venets.is_empty() {
+        // The guest tells on its bus what its pages are worth.
+        if config.venets.is_empty() && !config.can_reclaim() {
             return Ok(None);
         }
         let made = EmbeddedBus::open(&config.venets)?;
         Ok(Some(VmBus::Embedded(made)))
     }
 
-    fn plug_into(self, machine: &mut Machine) -> Result<(), BuildError> {
+    /// Plugs it into `machine`, with a device for hints about the pages of `keeper`.
+    fn plug_into(
+        self,
+        machine: &mut Machine,
+        keeper: Option<Arc<GuestMemory>>,
+    ) -> Result<Option<HintsHandle>, BuildError> {
         let ram = machine.ram().clone();
+        let mut hints = None;
         match self {
-            VmBus::Embedded(bus) => {
+            VmBus::Embedded(mut bus) => {
+                hints = keeper.map(|keeper| bus.add_hints(keeper)).transpose()?;
                 machine.add_vbus(CONNECTOR, bus.uplink(ram))?;
                 for (device, counters) in bus.counters() {
                     machine.add_counters(&device, counters);
@@ -120,7 +177,7 @@ impl VmBus {
                 machine.add_counters(&format!("{CONNECTOR}.uplink"), counters);
             }
         }
-        Ok(())
+        Ok(hints)
     }
 }
 
@@ -141,7 +198,7 @@ impl HostResources {
         })?;
         Ok(HostResources {
             disks: disks
-                .map(|(idx, disk)| open_disk(idx, disk))
+                .map(|(idx, disk)| open_disk(idx, disk, config.can_reclaim()))
                 .collect::<Result<_, _>>()?,
             nets: nets
                 .map(|(idx, net)| open_net(idx, net))
@@ -154,50 +211,141 @@ impl HostResources {
                 (device, metrics)
             }),
             bus: VmBus::open(config)?,
+            reclaim: open_reclaim(config)?,
         })
     }
 
     /// Plugs all of it into `machine`: networks first, then disks, the random source, the balloon,
-    /// the bus.
+    /// the bus. `on_failure` is called when memory that was taken from the guest cannot be given back.
     ///
     /// # Errors
     /// [`BuildError`].
-    pub fn plug_into(self, machine: &mut Machine) -> Result<(), BuildError> {
+    pub fn plug_into(self, machine: &mut Machine, on_failure: OnFailure) -> Result<(), BuildError> {
+        let reclaimer = match self.reclaim {
+            Some(reclaim) => Some(reclaim.start(machine, &self.disks, on_failure)?),
+            None => None,
+        };
+        let disks = (0..).zip(&self.disks);
+        let hinted = disks.map(|(number, open)| open.hinted(number)).collect();
+        let keeper = reclaimer.clone();
+        let keeper = keeper.map(|reclaimer| Arc::new(GuestMemory::new(reclaimer, hinted)));
         for (idx, net) in self.nets.into_iter().enumerate() {
             let metrics = net.metrics();
             machine.add_virtio(&format!("net{idx}"), Box::new(net), metrics)?;
         }
-        for (idx, (disk, metrics)) in self.disks.into_iter().enumerate() {
-            machine.add_virtio(&format!("blk{idx}"), Box::new(disk), metrics)?;
+        for (idx, open) in self.disks.into_iter().enumerate() {
+            let mut device = open.device;
+            if let Some(reclaimer) = &reclaimer
+                && let Ok(number) = u8::try_from(idx)
+            {
+                let watch = DiskWatch::new(Arc::clone(reclaimer), number);
+                device = device.with_watch(Arc::new(watch));
+            }
+            machine.add_virtio(&format!("blk{idx}"), Box::new(device), open.metrics)?;
         }
         let (rng, metrics) = self.rng;
         machine.add_virtio("rng0", Box::new(rng), metrics)?;
         if let Some((balloon, metrics)) = self.balloon {
             machine.add_virtio("balloon0", Box::new(balloon), metrics)?;
         }
-        if let Some(bus) = self.bus {
-            bus.plug_into(machine)?;
+        let hints = match self.bus {
+            Some(bus) => bus.plug_into(machine, keeper)?,
+            None => None,
+        };
+        if let Some(reclaimer) = reclaimer {
+            machine.set_policy(Policy::new(reclaimer, hints));
         }
         Ok(())
     }
 }
 
+impl Reclaim {
+    /// Makes what takes memory of `machine`, and gives it back, before any disk is used.
+    fn start(
+        self,
+        machine: &mut Machine,
+        opened: &[OpenDisk],
+        on_failure: OnFailure,
+    ) -> Result<Arc<Reclaimer>, BuildError> {
+        let mut disks = Disks::default();
+        for open in opened {
+            disks.add(Box::new(Arc::clone(&open.disk)));
+        }
+        let ram = Ram::new(machine.ram()).map_err(ReclaimError::from)?;
+        let reclaimer = Arc::new(Reclaimer::new(ram, disks, self.swap, on_failure)?);
+        machine.add_reclaim(&reclaimer)?;
+        Ok(reclaimer)
+    }
+}
+
+fn open_reclaim(config: &VmConfig) -> Result<Option<Reclaim>, ResourceError> {
+    if !config.can_reclaim() {
+        return Ok(None);
+    }
+    keep_code_in_memory();
+    let open = |swap: &SwapConfig| {
+        let bytes = if swap.size == 0 {
+            config.memory
+        } else {
+            swap.size
+        };
+        let dir = swap.dir();
+        if is_tmpfs(dir) {
+            tracing::warn!(
+                "--swap {}: a tmpfs takes the memory that it should spare",
+                dir.display()
+            );
+        }
+        SwapFile::create(dir, bytes).map_err(|source| ResourceError::Swap {
+            dir: dir.to_owned(),
+            source,
+        })
+    };
+    let swap = config.swap.as_ref().map(open).transpose()?;
+    Ok(Some(Reclaim { swap }))
+}
+
+/// Keeps what is mapped now, which is not guest RAM yet, in memory once it is used. In a cgroup at its
+/// limit our code is all that the kernel can take, and whoever needs it back is made to wait, those who
+/// would free memory among them.
+fn keep_code_in_memory() {
+    if let Err(errno) = mlockall(MlockAllFlags::CURRENT | MlockAllFlags::ONFAULT) {
+        tracing::info!("cannot keep our own code in memory: {errno}");
+    }
+}
+
+/// Whether files in `dir` are in memory.
+fn is_tmpfs(dir: &Path) -> bool {
+    let statfs = rustix::fs::statfs(dir);
+    statfs.is_ok_and(|statfs| statfs.f_type == libc::TMPFS_MAGIC)
+}
+
 fn open_disk(
     disk_idx: usize,
     config: &DiskConfig,
-) -> Result<(BlkDevice, Arc<BlkMetrics>), ResourceError> {
+    has_hints: bool,
+) -> Result<OpenDisk, ResourceError> {
     let disk = Disk::open(&config.path, config.is_read_only)
         .map_err(|source| ResourceError::Disk { disk_idx, source })?;
+    let disk = Arc::new(disk);
     let serial = match &config.serial {
         Some(text) => {
             Serial::new(text).map_err(|source| ResourceError::Serial { disk_idx, source })?
         }
+        // Hints name disks by their serial numbers.
+        None if has_hints => Serial::new(&format!("disk{disk_idx}"))
+            .map_err(|source| ResourceError::Serial { disk_idx, source })?,
         None => Serial::default(),
     };
     let metrics = Arc::new(BlkMetrics::default());
     let name = format!("blk{disk_idx}");
-    let device = BlkDevice::new(name, Arc::new(disk), serial, Arc::clone(&metrics));
-    Ok((device, metrics))
+    let device = BlkDevice::new(name, Arc::clone(&disk), serial, Arc::clone(&metrics));
+    Ok(OpenDisk {
+        disk,
+        serial,
+        device,
+        metrics,
+    })
 }
 
 fn open_net(net_idx: usize, config: &NetConfig) -> Result<NetDevice, ResourceError> {

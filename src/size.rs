@@ -99,6 +99,34 @@ pub mod as_text {
     }
 }
 
+/// The same for a size that may be left out.
+pub mod as_optional_text {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    /// Writes `bytes` as text, if there are any.
+    ///
+    /// # Errors
+    /// Those of the serializer.
+    pub fn serialize<S: Serializer>(bytes: &Option<u64>, serializer: S) -> Result<S::Ok, S::Error> {
+        match bytes {
+            Some(bytes) => super::as_text::serialize(bytes, serializer),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    /// Reads text as bytes.
+    ///
+    /// # Errors
+    /// [`super::SizeError`] as the deserializer's own.
+    pub fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<u64>, D::Error> {
+        let text = Option::<String>::deserialize(deserializer)?;
+        let bytes = text.map(|text| super::parse(&text)).transpose();
+        bytes.map_err(D::Error::custom)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,22 +1,30 @@
 //! `alacrity run`: from a configuration to an exit status.
 
-use std::io;
+use std::io::{self, Write};
+use std::mem;
 use std::path::PathBuf;
+use std::process;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use alacrity_devices::error;
 use ipnet::Ipv4Net;
 
 use crate::boot::{self, BootError, Initrd, KernelImage};
 use crate::builder::{BuildError, Machine, SerialOutputs};
 use crate::config::{NetBackend, VmConfig};
-use crate::console::{ConsoleInput, GuestOutput, RawTerminal};
+use crate::console::{self, ConsoleInput, GuestOutput, RawTerminal};
 use crate::control::{Control, End};
+use crate::control_socket::{ControlSocket, ControlSocketError, Place, RunningVm, VmIdentity};
 use crate::event::MainLoop;
 use crate::exec::{self, ExecError};
 use crate::exit::ExitStatus;
 use crate::kvm::vcpu::{VcpuError, VcpuThread};
+use crate::memory::resident_bytes;
 use crate::preflight::{self, PreflightError};
+use crate::reclaim::policy::governor::GovernorThread;
+use crate::reclaim::reclaimer::OnFailure;
 use crate::resources::{HostResources, ResourceError};
 
 /// Our part of the kernel command line: serial console, no chatter (a byte on it costs a VM exit),
@@ -60,6 +68,9 @@ pub enum RunError {
         /// What the host said.
         source: io::Error,
     },
+    /// Memory that was taken from the guest is gone, so the guest cannot go on.
+    #[error("the guest's memory is lost: {0}")]
+    MemoryLost(String),
     /// The guest crashed before its command had ended.
     #[error("the guest's CPU gave up (triple fault) before the --exec command had ended")]
     TripleFault,
@@ -116,7 +127,7 @@ pub fn run(config: &VmConfig, started: Instant) -> Result<ExitStatus, RunError> 
         Arc::clone(&control),
         outputs(is_exec, &control),
     )?;
-    resources.plug_into(&mut machine)?;
+    resources.plug_into(&mut machine, on_lost_memory(&control))?;
     let num_vcpus = u8::try_from(config.cpus).unwrap_or(u8::MAX); // validated: at most 32
     let vcpus = machine.create_vcpus(num_vcpus, &mut kernel, initrd.as_mut(), &cmdline(config))?;
     control.memory_ready();
@@ -143,24 +154,34 @@ pub fn run(config: &VmConfig, started: Instant) -> Result<ExitStatus, RunError> 
             }
         }
     }
+    let governor = start_governor(config, &machine);
+    let control_socket =
+        open_control_socket(config, files.kernel, &machine, &control, governor.as_ref());
     let ended = main_loop.run();
     control.end(End::Escape); // if the loop failed, the vCPUs stop all the same
     machine.end();
+    if let Ok((End::MemoryLost(why), _)) = ended {
+        if let Some(control_socket) = control_socket {
+            control_socket.abandon();
+        }
+        if let Some(governor) = governor {
+            governor.abandon();
+        }
+        let written = write_metrics(config, &machine, &control);
+        // Threads may wait for that memory, and nothing but the end of the process lets them go
+        // without bytes that never were.
+        mem::forget((threads, machine));
+        return written.and(Err(RunError::MemoryLost(why)));
+    }
+    drop(control_socket);
+    drop(governor);
     VcpuThread::join_all(threads);
     drop(terminal);
     let (mut end, signal) = ended.map_err(host("run the main loop"))?;
     if matches!(end, End::Reset) && machine.was_panic() {
         end = End::Panic;
     }
-    if let Some(path) = &config.metrics {
-        machine
-            .metrics()
-            .write(&control, path)
-            .map_err(|source| RunError::Metrics {
-                path: path.clone(),
-                source,
-            })?;
-    }
+    write_metrics(config, &machine, &control)?;
     let command = match (
         control.command_status(),
         control.timeline().command_us.get(),
@@ -171,6 +192,81 @@ pub fn run(config: &VmConfig, started: Instant) -> Result<ExitStatus, RunError> 
         (None, None) => Command::NotStarted,
     };
     status(end, signal, command)
+}
+
+fn write_metrics(config: &VmConfig, machine: &Machine, control: &Control) -> Result<(), RunError> {
+    let Some(path) = &config.metrics else {
+        return Ok(());
+    };
+    machine
+        .metrics()
+        .write(control, path)
+        .map_err(|source| RunError::Metrics {
+            path: path.clone(),
+            source,
+        })
+}
+
+/// Ends the VM when memory that was taken from the guest cannot be given back.
+fn on_lost_memory(control: &Arc<Control>) -> OnFailure {
+    let control = Arc::clone(control);
+    let is_told = AtomicBool::new(false);
+    Box::new(move |why| {
+        if is_told.swap(true, Ordering::Relaxed) || control.end(End::MemoryLost(why.into())) {
+            return;
+        }
+        // The VM is ending already, and who ends it may wait for that memory.
+        console::restore_terminal();
+        let _ = writeln!(io::stderr(), "error: {}", RunError::MemoryLost(why.into()));
+        process::exit(ExitStatus::HostError.code().into());
+    })
+}
+
+/// Lets memory be taken without anybody asking each time. A VM that does not runs as well.
+fn start_governor(config: &VmConfig, machine: &Machine) -> Option<GovernorThread> {
+    let ram = machine.ram().clone();
+    let started = GovernorThread::start(machine.policy()?, config.memory_target, move || {
+        resident_bytes(&ram)
+    });
+    let governor = started
+        .inspect_err(|error| tracing::warn!("memory is taken on request only: {error}"))
+        .ok()?;
+    machine
+        .metrics()
+        .add("reclaim", "governor", governor.stat());
+    Some(governor)
+}
+
+/// Lets others ask about the VM. One that nobody can ask runs as well.
+fn open_control_socket(
+    config: &VmConfig,
+    kernel: PathBuf,
+    machine: &Machine,
+    control: &Arc<Control>,
+    governor: Option<&GovernorThread>,
+) -> Option<ControlSocket> {
+    let vm = RunningVm {
+        identity: VmIdentity {
+            name: config.name.clone(),
+            kernel,
+            cpus: config.cpus,
+            memory_bytes: config.memory,
+        },
+        control: Arc::clone(control),
+        metrics: Arc::clone(machine.metrics()),
+        ram: machine.ram().clone(),
+        policy: machine.policy(),
+        target: governor.map(GovernorThread::target),
+    };
+    let opened = Place::default_one()
+        .map_err(ControlSocketError::from)
+        .and_then(|place| ControlSocket::open(&place, Arc::new(vm)));
+    opened
+        .inspect_err(|error| {
+            let why = error::chain(error);
+            tracing::warn!("`alacrity ps` and the like do not find this VM: {why}");
+        })
+        .ok()
 }
 
 /// How far the `--exec` command got.
@@ -185,6 +281,7 @@ enum Command {
 fn status(end: End, signal: Option<u8>, command: Command) -> Result<ExitStatus, RunError> {
     match (end, command) {
         (End::Failed(error), _) => Err(error.into()),
+        (End::MemoryLost(why), _) => Err(RunError::MemoryLost(why)),
         (End::Panic, _) => Ok(ExitStatus::GuestPanic),
         (End::Signal(signal), _) => Ok(ExitStatus::Signal(signal)),
         (_, Command::Ended(status)) => Ok(ExitStatus::Command(status)),

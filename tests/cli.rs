@@ -12,6 +12,7 @@ mod common;
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Command;
 
 use common::daemon::Site;
 use common::refused::{Place, refusal};
@@ -240,28 +241,35 @@ fn host_without_kvm_is_refused() {
     );
 }
 
-#[test]
-fn user_without_permission_for_kvm_is_refused() {
-    let place = Place::new();
+/// Runs a program as a user who is nobody.
+fn as_nobody(place: &Place, args: &[&str]) -> Command {
+    let become_nobody = ["--reuid=65534", "--regid=65534", "--clear-groups"];
+    place.command("setpriv", &[&become_nobody[..], args].concat())
+}
+
+/// A copy of the program that nobody may run; `None` if we cannot become nobody.
+fn for_nobody(place: &Place) -> Option<String> {
     let program = place.dir.path().join("alacrity");
     fs::copy(ALACRITY, &program).unwrap();
     fs::set_permissions(place.dir.path(), Permissions::from_mode(0o755)).unwrap();
-    let as_nobody = ["--reuid=65534", "--regid=65534", "--clear-groups"];
-    let open_kvm = [&as_nobody[..], &["sh", "-c", "exec <>/dev/kvm"]].concat();
-    let can_become = place
-        .command("setpriv", &[&as_nobody[..], &["true"]].concat())
-        .output();
-    let may_open = place.command("setpriv", &open_kvm).output();
-    if !can_become.is_ok_and(|output| output.status.success()) {
+    let can_become = as_nobody(place, &["true"]).output();
+    can_become
+        .is_ok_and(|output| output.status.success())
+        .then(|| program.to_str().unwrap().to_owned())
+}
+
+#[test]
+fn user_without_permission_for_kvm_is_refused() {
+    let place = Place::new();
+    let Some(program) = for_nobody(&place) else {
         return skip("cannot become another user without root");
-    }
+    };
+    let may_open = as_nobody(&place, &["sh", "-c", "exec <>/dev/kvm"]).output();
     if may_open.is_ok_and(|output| output.status.success()) || !Path::new("/dev/kvm").exists() {
         return skip("/dev/kvm is missing, or open to everybody");
     }
-    let run = [program.to_str().unwrap(), "run", "--kernel", "kernel"];
 
-    let output = place
-        .command("setpriv", &[&as_nobody[..], &run].concat())
+    let output = as_nobody(&place, &[&program, "run", "--kernel", "kernel"])
         .output()
         .unwrap();
 
@@ -419,4 +427,103 @@ fn bus_that_the_daemon_does_not_have_is_refused() {
             "mkdir config/instances/blue",
         ],
     );
+}
+
+/// Runs `alacrity ARGS`, which must be refused; returns what it says.
+fn refused(args: &[&str]) -> String {
+    refusal(&Place::new().command(ALACRITY, args).output().unwrap())
+}
+
+#[test]
+fn name_that_could_be_a_process_is_refused() {
+    let place = Place::new();
+
+    let number = place.refused(&["--name", "4711"]);
+    let flag = place.refused(&["--name", "-x"]);
+
+    assert_says(&number, &["--name \"4711\"", "such as web1"]);
+    assert_says(&flag, &["--name \"-x\""]);
+}
+
+#[test]
+fn vm_that_does_not_run_is_refused() {
+    let number = u32::MAX.to_string(); // no process of Linux has it
+
+    let by_number = refused(&["stat", &number]);
+    let by_name = refused(&["stat", "nobody-has-this-name"]);
+    let reclaim = refused(&["reclaim", &number, "64M"]);
+
+    assert_says(&by_number, &[&format!("VM {number}"), "no such VM runs"]);
+    assert_says(&by_name, &["called nobody-has-this-name", "alacrity ps"]);
+    assert_says(&reclaim, &["no such VM runs"]);
+}
+
+#[test]
+fn reclaim_wants_a_size() {
+    let nothing = refused(&["reclaim"]);
+    let bare = refused(&["reclaim", "512"]);
+    let word = refused(&["reclaim", "web", "much"]);
+    let negative = refused(&["reclaim", "web", "-1M"]);
+
+    assert_says(&nothing, &["<SIZE>"]);
+    assert_says(&bare, &["no unit", "write 512M"]);
+    assert_says(&word, &["`much` is not a size"]);
+    assert_says(&negative, &["error: "]);
+}
+
+#[test]
+fn stat_is_not_watched_without_pause() {
+    let zero = refused(&["stat", "--watch=0"]);
+
+    assert_says(&zero, &["--watch", "1..=65535"]);
+}
+
+#[test]
+fn ps_prints_one_json_list_whatever_runs() {
+    let output = Place::new()
+        .command(ALACRITY, &["ps", "--json"])
+        .env("XDG_RUNTIME_DIR", "/proc/self/none")
+        .output()
+        .unwrap();
+
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let vms: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(vms.is_array(), "{vms}");
+}
+
+#[test]
+fn help_of_vms_says_which_one_is_meant() {
+    for command in ["stat", "reclaim"] {
+        let output = Place::new()
+            .command(ALACRITY, &[command, "--help"])
+            .output()
+            .unwrap();
+        let help = String::from_utf8(output.stdout).unwrap();
+        let parts = ["--name", "the only VM", "EXAMPLES", "EXIT STATUS"];
+        assert_says(&help, &parts);
+    }
+}
+
+#[test]
+fn user_without_runtime_directory_has_no_vms_to_ask() {
+    let place = Place::new();
+    let Some(program) = for_nobody(&place) else {
+        return skip("cannot become another user without root");
+    };
+
+    let nowhere = as_nobody(&place, &[&program, "ps"])
+        .env_remove("XDG_RUNTIME_DIR")
+        .output()
+        .unwrap();
+    let empty = as_nobody(&place, &[&program, "stat"])
+        .env("XDG_RUNTIME_DIR", place.dir.path().join("run"))
+        .output()
+        .unwrap();
+
+    assert_says(&refusal(&nowhere), &["XDG_RUNTIME_DIR is not set"]);
+    assert_says(
+        &refusal(&empty),
+        &["no VM of this user runs", "alacrity run"],
+    );
+    assert!(!place.dir.path().join("run").exists());
 }

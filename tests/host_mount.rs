@@ -212,6 +212,7 @@ const UNPRIVILEGED: &str = r#"
     cp "$ALACRITY" program; chown 65534:65534 mnt .; export XDG_RUNTIME_DIR=$PWD
     user=(setpriv --reuid 65534 --regid 65534 --clear-groups)
     start() { # as a child of this shell, whose id is $!
+        : > ready # the child may be late to empty it
         "${user[@]}" ./program host --mount mnt > ready 2> log &
         for _ in {1..600}; do grep -q ready: ready && return; sleep 0.1; kill -0 $! || break; done; cat log; exit 1
     }

@@ -4,32 +4,16 @@
 //! being ordered after the owner before sees old bytes in some execution.
 #![allow(clippy::unwrap_used)]
 
-use std::sync::atomic::Ordering::{self, Relaxed};
+mod loom_support;
 
-use alacrity::reclaim::word::{Met, PageState, Wake, Word, Words};
+use std::sync::atomic::Ordering::Relaxed;
+
+use alacrity::reclaim::word::{Met, PageState, Wake, Words};
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU64, AtomicUsize};
 use loom::thread;
 
-/// A word of loom's.
-#[derive(Default)]
-struct LoomWord(AtomicU64);
-
-impl Word for LoomWord {
-    fn load(&self, order: Ordering) -> u64 {
-        self.0.load(order)
-    }
-
-    fn compare_exchange(
-        &self,
-        current: u64,
-        new: u64,
-        success: Ordering,
-        failure: Ordering,
-    ) -> Result<u64, u64> {
-        self.0.compare_exchange(current, new, success, failure)
-    }
-}
+use self::loom_support::{Bell, LoomWord, model};
 
 /// Counts wake-ups.
 #[derive(Clone, Default)]
@@ -53,6 +37,10 @@ struct Page {
 
 const HOLE: u64 = 0;
 const CONTENT: u64 = 7;
+/// What a hole is filled with.
+const ZEROS: u64 = 1;
+/// What is in the slot once it is somebody else's.
+const FREED: u64 = 2;
 
 impl Page {
     fn new() -> Arc<Self> {
@@ -98,6 +86,35 @@ impl Page {
         true
     }
 
+    /// As the reclaimer does with what the guest gives away.
+    fn release(&self) -> bool {
+        let Some(claim) = self.words.claim(0, |_| true) else {
+            return false;
+        };
+        self.memory.store(HOLE, Relaxed);
+        if let PageState::Swapped(_) = claim.state() {
+            self.slot.store(FREED, Relaxed);
+        }
+        claim.release(PageState::Hole);
+        true
+    }
+
+    /// As [`Page::serve`], of a page that may have been given away: what the access finds, if it is not
+    /// tried again.
+    fn serve_or_fill(&self, is_write: bool) -> Option<u64> {
+        let Met::Free(claim) = self.words.meet(0, is_write).unwrap() else {
+            return None;
+        };
+        match claim.state() {
+            PageState::Swapped(_) => self.memory.store(self.slot.load(Relaxed), Relaxed),
+            PageState::Hole => self.memory.store(ZEROS, Relaxed),
+            _ => {}
+        }
+        let found = self.memory.load(Relaxed);
+        claim.release(PageState::Resident);
+        Some(found)
+    }
+
     /// The content is where the state says.
     fn check(&self) {
         let state = self.words.peek(0).unwrap();
@@ -113,14 +130,6 @@ impl Page {
         // Nobody owns it any more.
         drop(self.words.claim(0, |_| true).unwrap());
     }
-}
-
-/// With at most three preemptions: without the bound it takes a minute, and each mistake that was tried
-/// needs two at most.
-fn model(run: impl Fn() + Send + Sync + 'static) {
-    let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(3);
-    builder.check(run);
 }
 
 #[test]
@@ -165,5 +174,52 @@ fn page_that_is_written_to_is_not_taken_unless_the_writer_was_late() {
         }
         taker.join().unwrap();
         page.check();
+    });
+}
+
+#[test]
+fn page_that_is_given_away_while_it_is_taken_and_read() {
+    model(|| {
+        let page = Page::new();
+        let taker = {
+            let page = Arc::clone(&page);
+            thread::spawn(move || page.swap_out())
+        };
+        let giver = {
+            let page = Arc::clone(&page);
+            thread::spawn(move || page.release())
+        };
+        let found = page.serve_or_fill(true);
+        taker.join().unwrap();
+        let is_given = giver.join().unwrap();
+        match found {
+            Some(found) => assert!(found == CONTENT || is_given && found == ZEROS, "{found}"),
+            None => assert!(page.wakes.0.load(Relaxed) > 0, "it is tried again"),
+        }
+        let found = page.serve_or_fill(false).unwrap();
+        assert!(found == CONTENT || is_given && found == ZEROS, "{found}");
+    });
+}
+
+#[test]
+fn who_waits_for_a_page_outlives_one_owner_after_the_other() {
+    model(|| {
+        let bell = Bell::default();
+        let words = Arc::new(Words::with(
+            Box::new([LoomWord::default()]) as Box<[_]>,
+            bell.clone(),
+        ));
+        let owner = {
+            let words = Arc::clone(&words);
+            thread::spawn(move || {
+                for _ in 0..2 {
+                    drop(words.claim(0, |_| true));
+                }
+            })
+        };
+        while let Met::Owned = words.meet(0, true).unwrap() {
+            bell.wait(&words);
+        }
+        owner.join().unwrap();
     });
 }

@@ -2,7 +2,7 @@
 
 use std::env;
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader};
+use std::io::{self, BufRead, BufReader};
 
 use io_uring::IoUring;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
@@ -10,11 +10,12 @@ use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use super::kvm::can_open;
 use super::{Item, State, Topic};
 use crate::images::GuestImage;
+use crate::reclaim::policy::pressure::{Cgroup, PressureError, StallTrigger};
+use crate::reclaim::userfault::{self, UserfaultError};
 
 const CPUINFO: &str = "/proc/cpuinfo";
 const FREE_HUGE_PAGES: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages";
 const SHMEM_HUGE_PAGES: &str = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
-const UNPRIVILEGED_USERFAULTFD: &str = "/proc/sys/vm/unprivileged_userfaultfd";
 
 /// The flag of the processor's virtualization, `svm` or `vmx`, if it has one. Reads no more of
 /// `/proc/cpuinfo` than its first processor.
@@ -128,24 +129,64 @@ pub(super) fn io_uring() -> Item {
 
 pub(super) fn userfaultfd() -> Item {
     let topic = Topic::optional("userfaultfd", "userfaultfd");
-    let purpose = "for swapping guest memory";
-    if can_open("/dev/userfaultfd").is_ok() {
-        return topic.ok(purpose);
-    }
-    match fs::read_to_string(UNPRIVILEGED_USERFAULTFD) {
-        Ok(_) if rustix::process::geteuid().is_root() => topic.ok(purpose),
-        Ok(text) if text.trim() == "1" => topic.ok(purpose),
-        Ok(_) => topic.not_ok(
+    let purpose = "for --hints and --swap";
+    let (state, what) = match userfault::probe() {
+        Ok(()) => return topic.ok(purpose),
+        Err(UserfaultError::Permission) => (State::Denied, "no permission".to_owned()),
+        Err(UserfaultError::Missing) => (State::Missing, "not in this kernel".to_owned()),
+        Err(UserfaultError::Features { features }) => {
+            let missing = userfault::missing(features).join(", no ");
+            (State::Missing, format!("of shared memory, no {missing}"))
+        }
+        Err(UserfaultError::Create(errno)) => {
+            let remedy = "close programs with many open files, and try again";
+            return topic.not_ok(State::Broken, format!("{purpose}: {errno}"), remedy);
+        }
+    };
+    let remedy = match state {
+        State::Denied => {
+            "run as root, let your user open /dev/userfaultfd, or sysctl vm.unprivileged_userfaultfd=1"
+        }
+        _ => "use a host kernel from 5.19 on, with CONFIG_USERFAULTFD",
+    };
+    topic.not_ok(state, format!("{purpose}: {what}"), remedy)
+}
+
+pub(super) fn cgroup() -> Item {
+    let topic = Topic::optional("cgroup", "cgroup v2");
+    let purpose = "for --hints before a limit is reached";
+    let error = match Cgroup::own() {
+        Ok(cgroup) => return topic.ok(format!("{purpose}: {}", cgroup.name())),
+        Err(error) => error,
+    };
+    let remedy = match error {
+        PressureError::NoController { .. } => {
+            "start alacrity with `systemd-run --scope -p MemoryAccounting=yes`"
+        }
+        _ => "mount -t cgroup2 none /sys/fs/cgroup, or boot with cgroup_no_v1=all",
+    };
+    topic.not_ok(State::Missing, format!("{purpose}: {error}"), remedy)
+}
+
+pub(super) fn memory_pressure() -> Item {
+    let topic = Topic::optional("memory_pressure", "memory pressure (PSI)");
+    let purpose = "for --hints when tasks wait for memory";
+    let source = match StallTrigger::of_host() {
+        Ok(_) => return topic.ok(purpose),
+        Err(PressureError::Trigger { source, .. }) => source,
+        Err(error) => return topic.not_ok(State::Broken, error.to_string(), "see the kernel log"),
+    };
+    let (state, remedy) = match source.kind() {
+        io::ErrorKind::PermissionDenied => (
             State::Denied,
-            format!("{purpose}: no permission"),
-            "let your user open /dev/userfaultfd, or sysctl vm.unprivileged_userfaultfd=1",
+            "run as root, or use a host kernel from 6.4 on",
         ),
-        Err(_) => topic.not_ok(
+        _ => (
             State::Missing,
-            format!("{purpose}: not in this kernel"),
-            "use a host kernel with CONFIG_USERFAULTFD",
+            "use a host kernel with CONFIG_PSI, booted with psi=1",
         ),
-    }
+    };
+    topic.not_ok(state, format!("{purpose}: {source}"), remedy)
 }
 
 pub(super) fn huge_pages() -> Item {

@@ -19,13 +19,14 @@ use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 use super::kvm::{self, KvmError};
 use super::{Item, State, Topic};
 
-/// Longest that the guest may take; an interpreter needs some 10 ms.
+/// Longest that the guest may take; an interpreter needs some 100 ms.
 pub const DEADLINE: Duration = Duration::from_secs(2);
 /// Above this many nanoseconds per loop iteration, kernel mode is interpreted. Hardware takes about
 /// 0.5, emulated hardware (`scripts/lab`) about 2.5, an interpreter 300 to 1000.
-const INTERPRETED_NS: f64 = 50.0;
-/// Iterations of the first look: short for an interpreter, long against page faults and exits.
-const QUICK_ITERATIONS: u32 = 2_000;
+const INTERPRETED_NS: f64 = 100.0;
+/// Iterations of the first look: short for an interpreter, long against page faults and exits, one of
+/// which takes emulated hardware 0.1 ms on a slow day.
+const QUICK_ITERATIONS: u32 = 20_000;
 /// First looks; the fastest counts, because others may be using this machine.
 const QUICK_LOOKS: u32 = 5;
 /// Iterations for a precise figure, where the first look was fast.

@@ -38,6 +38,12 @@ EXAMPLES:
     alacrity run --bus blue &
     alacrity run --bus green
 
+  Memory that can be taken back while the VM runs:
+    alacrity run --hints --disk path=data.img --swap /var/tmp,size=1G
+
+  The same, and no more than 256 MiB of it are in memory:
+    alacrity run --memory 1G --swap /var/tmp --memory-target 256M
+
   Your own kernel:
     alacrity run --kernel bzImage --initrd initrd.img --cmdline 'root=/dev/vda'
 
@@ -100,6 +106,96 @@ EXIT STATUS:
   1  at least one operation failed; standard error says why
   2  bad usage, or no daemon answers";
 
+const PS_NOTES: &str = "\
+Lists the VMs of this user, those of `sudo alacrity run` only as root. One that does
+not answer within 5 seconds is shown as silent: its process may be stopped.
+
+EXAMPLES:
+  alacrity ps
+  alacrity ps --json | jq '.[].resident_bytes'
+
+EXIT STATUS:
+  0  listed, also if no VM runs
+  2  bad usage, or there is no place where VMs could be";
+
+const STAT_NOTES: &str = "\
+VM is a name (`alacrity run --name`) or the number of a process. It may be left out
+if exactly one VM of this user runs. The counters are those of `alacrity run --metrics`;
+with --json all of them are there, else those that are not 0.
+
+EXAMPLES:
+  alacrity stat
+  alacrity stat web --watch=5
+  alacrity stat 4711 --json | jq .metrics.reclaim
+
+EXIT STATUS:
+  0  shown; with --watch, the VM has ended
+  2  bad usage, or no such VM
+  4  the VM does not answer, or standard output cannot be written";
+
+const RECLAIM_NOTES: &str = "\
+Takes memory that is cheapest to bring back first: what the guest releases as free, then
+what is zeros or also on a disk of the guest, which is dropped, and only then the rest,
+which is swapped out if the VM has --swap. The guest notices nothing but the time that it
+takes to get a page back. Ctrl-C ends it; what was taken until then stays taken.
+
+VM is a name (`alacrity run --name`) or the number of a process. It may be left out
+if exactly one VM of this user runs.
+
+EXAMPLES:
+  alacrity run --name web --hints --disk path=data.img --swap /var/tmp,size=1G &
+  alacrity reclaim web 128M
+  alacrity reclaim 64M                    there is only one VM
+
+EXIT STATUS:
+  0  as much as wanted, or more, was taken
+  1  less was taken, or another reclaim of that VM is under way
+  2  bad usage, no such VM, or it runs without --hints and --swap
+  4  the VM does not answer, or cannot do it";
+
+const TARGET_NOTES: &str = "\
+From now on the VM gives memory back by itself until it takes no more than SIZE of the host,
+as `alacrity reclaim` would, but only so fast that the guest gets on: it takes less and less
+at a time while the guest needs what was taken. `none` ends that; nothing that was taken comes
+back before it is used. `alacrity stat` shows the target, and what is done for it.
+
+VM is a name (`alacrity run --name`) or the number of a process. It may be left out
+if exactly one VM of this user runs.
+
+EXAMPLES:
+  alacrity target web 256M
+  alacrity target none                    there is only one VM
+
+EXIT STATUS:
+  0  set
+  2  bad usage, no such VM, or it runs without --hints and --swap
+  4  the VM does not answer";
+
+const MEMMAP_NOTES: &str = "\
+Each cell is some pages of guest RAM, from low addresses to high ones, in the mean colour
+of what they are:
+
+  absent     take no memory: zeros, or never touched
+  in memory  the only copy; volatile: a disk had the same when they were transferred, or
+             the guest says so; unused: the guest says so; pinned: a transfer is under way
+  dropped    on the guest's disk, and read from there when they are used
+  swapped    in the swap file
+
+Where standard output is no terminal, or NO_COLOR is set, only the sums are printed.
+The VM needs --hints or --swap. VM is a name (`alacrity run --name`) or the number of a
+process. It may be left out if exactly one VM of this user runs.
+
+EXAMPLES:
+  alacrity memmap
+  alacrity memmap web -o map.svg
+  alacrity memmap web --watch=2
+  alacrity memmap web --json | jq '.cells | length'
+
+EXIT STATUS:
+  0  drawn; with --watch, the VM has ended
+  2  bad usage, no such VM, or it runs without --hints and --swap
+  4  the VM does not answer, or the file cannot be written";
+
 const TOP_EXAMPLES: &str = "\
 EXAMPLES:
   alacrity check                      can this machine run guests?
@@ -107,6 +203,7 @@ EXAMPLES:
   alacrity run                        boot it
   alacrity run --exec 'cat /proc/version'
   alacrity run --help                 all about VMs
+  alacrity ps                         the VMs that run
   alacrity host --mount /run/alacrity/vbus    a virtual bus, as files
   alacrity vbus tree                  the same without a mount";
 
@@ -147,6 +244,16 @@ EXIT STATUS:
     Host(HostArgs),
     /// Look at the control tree of a running `alacrity host`, and change it.
     Vbus(VbusArgs),
+    /// List running VMs.
+    Ps(PsArgs),
+    /// Show the state and the counters of a running VM.
+    Stat(StatArgs),
+    /// Have a running VM give memory back to the host.
+    Reclaim(ReclaimArgs),
+    /// Set how much memory of the host a running VM shall take.
+    Target(TargetArgs),
+    /// Draw the memory of a running VM by what its pages are.
+    Memmap(MemmapArgs),
     /// Print the completion script for a shell.
     #[command(after_long_help = "\
 EXAMPLES:
@@ -177,6 +284,9 @@ pub struct RunArgs {
     /// Read the VM from a TOML file; flags override it, --disk, --net and --venet add to it.
     #[arg(long, value_name = "FILE.toml", value_hint = ValueHint::FilePath)]
     pub config: Option<PathBuf>,
+    /// Call the VM NAME in `alacrity ps`, `stat` and `reclaim`; they also take its process number.
+    #[arg(long, value_name = "NAME", allow_hyphen_values = true)]
+    pub name: Option<String>,
     /// Kernel to boot: bzImage or ELF vmlinux. Without it, the default guest image.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub kernel: Option<PathBuf>,
@@ -237,6 +347,22 @@ pub struct RunArgs {
     /// Add a memory balloon that also reports free pages; target=SIZE takes that much at once.
     #[arg(long, value_name = "target=SIZE", num_args = 0..=1, default_missing_value = "", require_equals = true)]
     pub balloon: Option<String>,
+    /// Let the host take back memory whose bytes can be had again: pages of zeros, and copies of
+    /// what is on the guest's disks. `alacrity reclaim` takes it. The guest finds its memory as it
+    /// left it, only slower. Needs userfaultfd (`alacrity check`), and excludes --hugepages, --bus
+    /// and --balloon.
+    #[arg(long)]
+    pub hints: bool,
+    /// As --hints, and the rest of memory may go to a swap file: one without a name in the
+    /// directory PATH (or beside the file PATH), of up to SIZE [default: --memory]. Choose a
+    /// directory on a disk, not on a tmpfs.
+    #[arg(long, value_name = "PATH[,size=SIZE]", value_hint = ValueHint::AnyPath)]
+    pub swap: Option<String>,
+    /// Take memory back by itself until the guest takes no more than SIZE of the host, and keep it so:
+    /// slower and slower while the guest needs what was taken. With --hints or --swap; `alacrity
+    /// target` changes it.
+    #[arg(long, value_name = "SIZE", allow_negative_numbers = true)]
+    pub memory_target: Option<String>,
     /// Run a shell command in the default guest, stream its output, end with its status.
     #[arg(long, value_name = "COMMAND", value_hint = ValueHint::CommandString)]
     pub exec: Option<String>,
@@ -271,6 +397,7 @@ EXAMPLES:
   alacrity bench ring                     some ten seconds
   alacrity bench ring --quick             is it working?
   alacrity bench ring --json ring.json    raw values of every round
+  alacrity bench reclaim --draw guests.tsv
 
 EXIT STATUS:
   0  measured, whatever the result
@@ -286,6 +413,10 @@ pub struct BenchArgs {
     /// Measure for a second or two; the values mean little.
     #[arg(long)]
     pub quick: bool,
+    /// Instead of measuring, draw FILE.tsv, where scripts/bench-reclaim noted the memory of guests over
+    /// time, as FILE.svg.
+    #[arg(long, value_name = "FILE.tsv", value_hint = ValueHint::FilePath, conflicts_with_all = ["json", "quick"])]
+    pub draw: Option<PathBuf>,
 }
 
 /// A benchmark.
@@ -297,6 +428,9 @@ pub enum BenchCase {
     Call,
     /// Ethernet frames through a loopback and a switch, beside sockets and a bridge; needs root.
     Frames,
+    /// Pages that are dropped and come back, beside pages that are swapped, in files of this directory;
+    /// scripts/bench-reclaim measures guests.
+    Reclaim,
 }
 
 /// Flags of `alacrity host`.
@@ -403,6 +537,71 @@ pub enum VbusCommand {
         #[arg(required = true, value_name = "PATH")]
         paths: Vec<String>,
     },
+}
+
+/// Flags of `alacrity ps`.
+#[derive(Debug, Default, Args)]
+#[command(after_long_help = PS_NOTES)]
+pub struct PsArgs {
+    /// Print JSON for programs.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Flags of `alacrity stat`.
+#[derive(Debug, Default, Args)]
+#[command(after_long_help = STAT_NOTES)]
+pub struct StatArgs {
+    /// Name or process number [default: the only VM].
+    pub vm: Option<String>,
+    /// Print JSON for programs, one line each time.
+    #[arg(long)]
+    pub json: bool,
+    /// Show it again every so many seconds until the VM ends [default: 1].
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1", require_equals = true, value_parser = clap::value_parser!(u16).range(1..))]
+    pub watch: Option<u16>,
+}
+
+/// Flags of `alacrity reclaim`.
+#[derive(Debug, Args)]
+#[command(after_long_help = RECLAIM_NOTES, allow_missing_positional = true)]
+pub struct ReclaimArgs {
+    /// Name or process number [default: the only VM].
+    pub vm: Option<String>,
+    /// How much, such as 512M.
+    #[arg(allow_negative_numbers = true)]
+    pub size: String,
+    /// Print JSON for programs.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Flags of `alacrity target`.
+#[derive(Debug, Args)]
+#[command(after_long_help = TARGET_NOTES, allow_missing_positional = true)]
+pub struct TargetArgs {
+    /// Name or process number [default: the only VM].
+    pub vm: Option<String>,
+    /// How much, such as 512M, or `none`.
+    #[arg(allow_negative_numbers = true)]
+    pub size: String,
+}
+
+/// Flags of `alacrity memmap`.
+#[derive(Debug, Default, Args)]
+#[command(after_long_help = MEMMAP_NOTES)]
+pub struct MemmapArgs {
+    /// Name or process number [default: the only VM].
+    pub vm: Option<String>,
+    /// Draw it into this SVG file, instead of the terminal.
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Print JSON for programs.
+    #[arg(long, conflicts_with = "output")]
+    pub json: bool,
+    /// Draw it again every so many seconds until the VM ends [default: 1].
+    #[arg(long, conflicts_with = "output", value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1", require_equals = true, value_parser = clap::value_parser!(u16).range(1..))]
+    pub watch: Option<u16>,
 }
 
 /// A shell with completion.

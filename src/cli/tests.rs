@@ -101,6 +101,27 @@ fn every_flag_lands_in_its_field() {
 }
 
 #[test]
+fn hints_and_swap_land_in_their_fields() {
+    let of = |args: &[&str]| config(args).unwrap();
+    assert!(of(&["--hints"]).hints);
+    let swap = |path: &str, size| {
+        let path = path.into();
+        Some(SwapConfig { path, size })
+    };
+    assert_eq!(of(&["--swap", "/tmp"]).swap, swap("/tmp", 0));
+    let sized = of(&["--swap", "a.swap,size=1G"]);
+    assert_eq!(sized.swap, swap("a.swap", 1 << 30));
+    assert!(sized.can_reclaim() && !of(&[]).can_reclaim());
+    let aimed = of(&["--hints", "--memory-target", "256M"]);
+    assert_eq!(aimed.memory_target, Some(256 << 20));
+    assert_eq!(of(&["--hints"]).memory_target, None);
+    assert!(matches!(
+        flag_error(&["--swap", "/tmp,siez=1G"]),
+        ValueError::Keys(_)
+    ));
+}
+
+#[test]
 fn bus_and_its_daemon_land_in_their_fields() {
     let config = config(&["--bus", "blue", "--host", "/run/s"]).unwrap();
 

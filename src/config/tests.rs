@@ -97,6 +97,36 @@ fn nul_in_texts_is_refused() {
 }
 
 #[test]
+fn names_are_words_and_never_process_numbers() {
+    let check = |name: &str| {
+        let name = Some(name.to_owned());
+        let config = VmConfig {
+            name,
+            ..VmConfig::default()
+        };
+        config.validate()
+    };
+
+    for name in ["web", "W", "db-1.example_2", &"x".repeat(63)] {
+        assert_eq!(check(name), Ok(()), "{name}");
+    }
+    for name in [
+        "",
+        "1",
+        "1web",
+        "-web",
+        ".",
+        "a b",
+        "a/b",
+        "\u{e4}",
+        &"x".repeat(64),
+    ] {
+        let name = name.to_owned();
+        assert_eq!(check(&name), Err(ConfigError::Name { name }));
+    }
+}
+
+#[test]
 fn empty_exec_is_refused() {
     let config = VmConfig {
         exec: Some(" ".into()),
@@ -343,6 +373,87 @@ fn toml_fills_every_field_and_round_trips() {
     assert_eq!(config.validate(), Ok(()));
     let json = serde_json::to_string(&config).unwrap();
     assert_eq!(serde_json::from_str::<VmConfig>(&json).unwrap(), config);
+}
+
+#[test]
+fn hints_and_swap_are_read_from_toml() {
+    let text = "hints = true\n[swap]\npath = \"/var/tmp\"\nsize = \"1G\"";
+
+    let config = VmConfig::from_toml(text).unwrap();
+
+    assert!(config.hints);
+    let swap = config.swap.as_ref().unwrap();
+    assert_eq!((swap.path.to_str(), swap.size), (Some("/var/tmp"), 1 << 30));
+    assert_eq!(config.validate(), Ok(()));
+    let bare = VmConfig::from_toml("[swap]\npath = \"/var/tmp\"").unwrap();
+    assert_eq!(bare.swap.unwrap().size, 0);
+}
+
+#[test]
+fn memory_target_takes_reclaim_and_is_no_more_than_memory() {
+    let text = "hints = true\nmemory = \"512M\"\nmemory_target = \"256M\"";
+    let config = VmConfig::from_toml(text).unwrap();
+    assert_eq!(config.memory_target, Some(256 << 20));
+    assert_eq!(config.validate(), Ok(()));
+    let written = toml::to_string(&config).unwrap();
+    assert_eq!(VmConfig::from_toml(&written), Ok(config.clone()));
+    assert_eq!(VmConfig::from_toml("").unwrap().memory_target, None);
+
+    let larger = VmConfig {
+        memory_target: Some(513 << 20),
+        ..config.clone()
+    };
+    let (target, memory) = (513 << 20, 512 << 20);
+    assert_eq!(
+        larger.validate(),
+        Err(ConfigError::Target { target, memory })
+    );
+    let alone = VmConfig {
+        hints: false,
+        ..config
+    };
+    assert_eq!(alone.validate(), Err(ConfigError::TargetWithoutReclaim));
+}
+
+#[test]
+fn memory_that_is_reclaimed_is_nobody_elses() {
+    let hinted = VmConfig {
+        hints: true,
+        ..VmConfig::default()
+    };
+    let others = [
+        VmConfig {
+            hugepages: true,
+            ..hinted.clone()
+        },
+        VmConfig {
+            bus: Some("blue".into()),
+            ..hinted.clone()
+        },
+        VmConfig {
+            balloon: Some(BalloonConfig::default()),
+            ..hinted.clone()
+        },
+    ];
+    for (config, flag) in others
+        .into_iter()
+        .zip(["--hugepages", "--bus", "--balloon"])
+    {
+        let error = config.validate().unwrap_err();
+        assert!(
+            matches!(error, ConfigError::Reclaim { other, .. } if other == flag),
+            "{error}"
+        );
+    }
+    let swap = SwapConfig {
+        path: "".into(),
+        size: 0,
+    };
+    let config = VmConfig {
+        swap: Some(swap),
+        ..VmConfig::default()
+    };
+    assert_eq!(config.validate(), Err(ConfigError::Swap(SwapError::NoPath)));
 }
 
 #[test]

@@ -2,9 +2,10 @@
 //! nobody reads half of the old and half of the new.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use fuser::{FileHandle, FileType};
+use parking_lot::Mutex;
 
 /// An entry of a directory, as readdir shows it.
 #[derive(Debug, Clone)]
@@ -41,13 +42,9 @@ pub struct Handles {
 }
 
 impl Handles {
-    fn table(&self) -> MutexGuard<'_, Table> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// A new handle with nothing read.
     pub fn open(&self) -> FileHandle {
-        let mut table = self.table();
+        let mut table = self.table.lock();
         table.last += 1; // 2⁶⁴ opens do not happen
         let number = table.last;
         table.open.insert(number, Snapshot::None);
@@ -56,20 +53,20 @@ impl Handles {
 
     /// What `handle` read last.
     pub fn snapshot(&self, handle: FileHandle) -> Snapshot {
-        let table = self.table();
+        let table = self.table.lock();
         table.open.get(&handle.0).cloned().unwrap_or(Snapshot::None)
     }
 
     /// Replaces what `handle` read last.
     pub fn keep(&self, handle: FileHandle, snapshot: Snapshot) {
-        if let Some(kept) = self.table().open.get_mut(&handle.0) {
+        if let Some(kept) = self.table.lock().open.get_mut(&handle.0) {
             *kept = snapshot;
         }
     }
 
     /// Forgets `handle`.
     pub fn close(&self, handle: FileHandle) {
-        self.table().open.remove(&handle.0);
+        self.table.lock().open.remove(&handle.0);
     }
 }
 
@@ -91,6 +88,6 @@ mod tests {
         handles.keep(first, Snapshot::File((*b"2\n").into()));
         assert!(matches!(handles.snapshot(first), Snapshot::None));
         handles.close(second);
-        assert!(handles.table().open.is_empty());
+        assert!(handles.table.lock().open.is_empty());
     }
 }

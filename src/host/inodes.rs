@@ -6,8 +6,9 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use vbus::tree::ROOT_IDENT;
 
 /// One number that the kernel knows.
@@ -26,21 +27,21 @@ pub struct Inodes {
 }
 
 impl Inodes {
-    fn table(&self) -> MutexGuard<'_, HashMap<u64, Inode>> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// The path of number `ino`; the root's is empty. `None` if the kernel was never told that number.
     pub fn path(&self, ino: u64) -> Option<Arc<str>> {
         match ino {
             ROOT_IDENT => Some("".into()),
-            _ => self.table().get(&ino).map(|inode| Arc::clone(&inode.path)),
+            _ => self
+                .table
+                .lock()
+                .get(&ino)
+                .map(|inode| Arc::clone(&inode.path)),
         }
     }
 
     /// Notes that the kernel is told `ino` once more, for the node at `path`.
     pub fn remember(&self, ino: u64, path: &str) {
-        match self.table().entry(ino) {
+        match self.table.lock().entry(ino) {
             Slot::Occupied(mut slot) => slot.get_mut().num_lookups += 1,
             Slot::Vacant(slot) => {
                 slot.insert(Inode {
@@ -53,7 +54,7 @@ impl Inodes {
 
     /// Notes that the kernel forgot `count` of what it was told about `ino`.
     pub fn forget(&self, ino: u64, count: u64) {
-        if let Slot::Occupied(mut slot) = self.table().entry(ino) {
+        if let Slot::Occupied(mut slot) = self.table.lock().entry(ino) {
             let left = slot.get().num_lookups.saturating_sub(count);
             slot.get_mut().num_lookups = left;
             if left == 0 {
@@ -83,7 +84,7 @@ mod tests {
 
         inodes.forget(7, 1);
         assert_eq!(inodes.path(7), None);
-        assert!(inodes.table().is_empty());
+        assert!(inodes.table.lock().is_empty());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Where the daemon's socket is.
+//! Where the daemon's socket is, and the directory for run-time files that it shares with those of VMs.
 
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -27,24 +27,13 @@ pub enum SocketError {
         /// The path.
         path: PathBuf,
     },
-    /// The default socket's directory cannot be made.
+    /// The default socket's directory cannot be made, or is somebody else's.
     #[error("cannot make the socket's directory {}; name another socket with --socket", dir.display())]
     MakeDir {
         /// The directory.
         dir: PathBuf,
         /// Why.
         source: io::Error,
-    },
-    /// Somebody else could have made it, and could replace the socket.
-    #[error(
-        "the socket's directory {} belongs to user {owner}; name another socket with --socket",
-        dir.display()
-    )]
-    ForeignDir {
-        /// The directory.
-        dir: PathBuf,
-        /// Its owner.
-        owner: u32,
     },
 }
 
@@ -56,17 +45,22 @@ pub enum SocketError {
 pub fn path(named: Option<&Path>) -> Result<PathBuf, SocketError> {
     let path = match named {
         Some(path) => path.into(),
-        None => default_dir(
-            rustix::process::geteuid().is_root(),
-            std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from),
-        )
-        .ok_or(SocketError::NoDefault)?
-        .join(SOCKET_NAME),
+        None => runtime_dir()
+            .ok_or(SocketError::NoDefault)?
+            .join(SOCKET_NAME),
     };
     match path.as_os_str().len() < MAX_PATH_BYTES {
         true => Ok(path),
         false => Err(SocketError::TooLong { path }),
     }
+}
+
+/// Where sockets are by default, if anything says so. Makes nothing.
+pub fn runtime_dir() -> Option<PathBuf> {
+    default_dir(
+        rustix::process::geteuid().is_root(),
+        std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from),
+    )
 }
 
 /// Root's does not depend on the environment: a service and a shell have to agree on it.
@@ -82,29 +76,34 @@ fn default_dir(is_root: bool, runtime_dir: Option<PathBuf>) -> Option<PathBuf> {
 /// was named on the command line has to be there.
 ///
 /// # Errors
-/// [`SocketError::MakeDir`], [`SocketError::ForeignDir`].
+/// [`SocketError::MakeDir`].
 pub fn make_default_dir(path: &Path) -> Result<(), SocketError> {
     let Some(dir) = path.parent() else {
         return Ok(());
     };
-    let make_dir = |source| SocketError::MakeDir {
+    make_private_dir(dir).map_err(|source| SocketError::MakeDir {
         dir: dir.into(),
         source,
-    };
+    })
+}
+
+/// Makes `dir` for us alone, if it is not there.
+///
+/// # Errors
+/// It cannot be made, or belongs to somebody else, who could replace what is in it.
+pub fn make_private_dir(dir: &Path) -> io::Result<()> {
     match DirBuilder::new().mode(0o700).create(dir) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(make_dir(error)),
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         _ => (),
     }
-    let metadata = fs::symlink_metadata(dir).map_err(make_dir)?;
+    let metadata = fs::symlink_metadata(dir)?;
     if !metadata.is_dir() {
-        return Err(make_dir(io::ErrorKind::NotADirectory.into()));
+        return Err(io::ErrorKind::NotADirectory.into());
     }
-    match metadata.uid() == rustix::process::geteuid().as_raw() {
+    let owner = metadata.uid();
+    match owner == rustix::process::geteuid().as_raw() {
         true => Ok(()),
-        false => Err(SocketError::ForeignDir {
-            dir: dir.into(),
-            owner: metadata.uid(),
-        }),
+        false => Err(io::Error::other(format!("it belongs to user {owner}"))),
     }
 }
 

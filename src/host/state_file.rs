@@ -8,10 +8,11 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
 use alacrity_devices::error::chain;
+use parking_lot::{Condvar, Mutex};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -177,16 +178,11 @@ struct Request {
 }
 
 impl Request {
-    fn wanted(&self) -> MutexGuard<'_, Wanted> {
-        self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Waits for something to save; false if the end has come instead.
     fn wait(&self) -> bool {
-        let mut wanted = self
-            .news
-            .wait_while(self.wanted(), |it| !it.is_changed && !it.is_ending)
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut wanted = self.wanted.lock();
+        let has_none = |it: &mut Wanted| !it.is_changed && !it.is_ending;
+        self.news.wait_while(&mut wanted, has_none);
         std::mem::take(&mut wanted.is_changed)
     }
 }
@@ -198,7 +194,7 @@ pub struct ChangeNotice(Arc<Request>);
 impl ChangeNotice {
     /// Something changed.
     pub fn changed(&self) {
-        self.0.wanted().is_changed = true;
+        self.0.wanted.lock().is_changed = true;
         self.0.news.notify_one();
     }
 }
@@ -245,7 +241,7 @@ impl Saver {
 
 impl Drop for Saver {
     fn drop(&mut self) {
-        self.request.wanted().is_ending = true;
+        self.request.wanted.lock().is_ending = true;
         self.request.news.notify_one();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join(); // a panic has ended the process already

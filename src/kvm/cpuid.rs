@@ -5,12 +5,25 @@
 
 use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
 
+const FEATURE_ECX_VMX: u32 = 1 << 5;
 const FEATURE_ECX_TSC_DEADLINE: u32 = 1 << 24;
 const FEATURE_ECX_HYPERVISOR: u32 = 1 << 31;
 const FEATURE_EDX_HTT: u32 = 1 << 28;
 const AMD_ECX_CMP_LEGACY: u32 = 1 << 1;
+const AMD_ECX_SVM: u32 = 1 << 2;
 const TOPOLOGY_SMT: u32 = 1;
 const TOPOLOGY_CORE: u32 = 2;
+
+/// Takes virtualization out of `leaves`: a guest that sees none cannot switch it on.
+pub fn hide_virtualization(leaves: &mut CpuId) {
+    for entry in leaves.as_mut_slice() {
+        match entry.function {
+            0x1 => entry.ecx &= !FEATURE_ECX_VMX,
+            0x8000_0001 => entry.ecx &= !AMD_ECX_SVM,
+            _ => {}
+        }
+    }
+}
 
 /// Leaves for vCPU `vcpu_idx` of `num_vcpus`, made from what KVM supports.
 ///
@@ -149,6 +162,18 @@ mod tests {
         assert_eq!(leaf(&cpuid, 1, 0).edx & FEATURE_EDX_HTT, 0);
         assert_eq!(leaf(&cpuid, 0xb, 1).eax, 0);
         assert_eq!(leaf(&cpuid, 0x8000_0008, 0).ecx, 0);
+    }
+
+    #[test]
+    fn hidden_virtualization_is_that_of_both_vendors() {
+        let mut cpuid = host();
+        cpuid.as_mut_slice()[1].ecx = FEATURE_ECX_VMX | 1;
+        cpuid.as_mut_slice()[3].function = 0x8000_0001;
+
+        hide_virtualization(&mut cpuid);
+
+        assert_eq!(leaf(&cpuid, 1, 0).ecx, 1);
+        assert_eq!(leaf(&cpuid, 0x8000_0001, 0).ecx, 0x703f & !AMD_ECX_SVM);
     }
 
     #[test]

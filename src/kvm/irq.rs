@@ -4,7 +4,7 @@
 //! eventfd and asks the router to change its line.
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use alacrity_devices::interrupt::{MsiMessage, MsiVector, MsiVectors};
 use kvm_bindings::{
@@ -12,6 +12,7 @@ use kvm_bindings::{
     kvm_irq_routing_entry,
 };
 use kvm_ioctls::VmFd;
+use parking_lot::Mutex;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::layout::NUM_IO_APIC_PINS;
@@ -62,7 +63,7 @@ impl IrqRouter {
 
 impl Shared {
     fn set_message(&self, gsi: u32, message: MsiMessage) -> io::Result<()> {
-        let mut routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut routes = self.routes.lock();
         let idx = (gsi - NUM_IO_APIC_PINS) as usize;
         let before = match routes.messages.get_mut(idx) {
             Some(slot) if *slot == Some(message) => return Ok(()),
@@ -115,11 +116,7 @@ impl Routes {
 impl MsiVectors for IrqRouter {
     fn allocate(&self) -> io::Result<Box<dyn MsiVector>> {
         let irqfd = EventFd::new(EFD_NONBLOCK)?;
-        let mut routes = self
-            .shared
-            .routes
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut routes = self.shared.routes.lock();
         let gsi = u32::try_from(routes.messages.len())
             .ok()
             .and_then(|idx| idx.checked_add(NUM_IO_APIC_PINS))
@@ -150,10 +147,7 @@ impl MsiVector for Vector {
     }
 
     fn route(&self, message: Option<MsiMessage>) -> io::Result<()> {
-        let mut is_attached = self
-            .is_attached
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut is_attached = self.is_attached.lock();
         if let Some(message) = message {
             self.shared.set_message(self.gsi, message)?;
         }

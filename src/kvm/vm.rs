@@ -11,6 +11,7 @@ use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_userspace_memory_region};
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 
+use super::cpuid;
 use crate::layout::{KVM_IDENTITY_MAP, KVM_TSS};
 
 /// What KVM must offer, by name without `KVM_CAP_`; `alacrity check` looks for the same.
@@ -128,6 +129,11 @@ impl Vm {
     /// All guest RAM.
     pub fn ram(&self) -> &GuestRam {
         &self.ram
+    }
+
+    /// Gives vCPUs that are made from now on no virtualization of their own.
+    pub fn hide_virtualization(&mut self) {
+        cpuid::hide_virtualization(&mut self.supported_cpuid);
     }
 
     /// CPUID leaves that this host's KVM can give a guest.

@@ -4,18 +4,21 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use alacrity_devices::virtio::blk::Disk;
+use parking_lot::{Mutex, MutexGuard};
+use zerocopy::IntoBytes;
 
+use super::ram::PAGE_BYTES;
 use super::swap_file::PageBuffer;
 use super::word::{Backing, NUM_ADDRESSES};
 
 /// Bytes of a sector.
 pub const SECTOR_BYTES: u64 = 512;
 /// Sectors of a page.
-const PAGE_SECTORS: u64 = 8;
+pub const PAGE_SECTORS: u64 = 8;
 
 /// What a page can be read from again.
 pub trait PageSource: Send + Sync + fmt::Debug {
@@ -24,11 +27,25 @@ pub trait PageSource: Send + Sync + fmt::Debug {
     /// # Errors
     /// Those of the device; `UnexpectedEof` past its end.
     fn read_page(&self, offset: u64, bytes: &mut PageBuffer) -> io::Result<()>;
+
+    /// Reads pages that follow each other from `offset` on, in bytes.
+    ///
+    /// # Errors
+    /// As [`PageSource::read_page`], if any of them cannot be read.
+    fn read_pages(&self, offset: u64, pages: &mut [PageBuffer]) -> io::Result<()> {
+        let offsets = (offset..).step_by(PAGE_BYTES);
+        let mut pages = pages.iter_mut().zip(offsets);
+        pages.try_for_each(|(page, offset)| self.read_page(offset, page))
+    }
 }
 
 impl PageSource for Arc<Disk> {
     fn read_page(&self, offset: u64, bytes: &mut PageBuffer) -> io::Result<()> {
         self.read_exact_at(&mut bytes.0, offset)
+    }
+
+    fn read_pages(&self, offset: u64, pages: &mut [PageBuffer]) -> io::Result<()> {
+        self.read_exact_at(pages.as_mut_bytes(), offset)
     }
 }
 
@@ -69,17 +86,19 @@ impl Disks {
 
     fn uses(&self, disk: u8) -> Option<MutexGuard<'_, Uses>> {
         let entry = self.disks.get(usize::from(disk))?;
-        Some(entry.uses.lock().unwrap_or_else(PoisonError::into_inner))
+        Some(entry.uses.lock())
     }
 
-    /// Reads the page that `backing` names.
+    /// Reads the page that `backing` names, and those that follow it.
     ///
     /// # Errors
-    /// Those of the disk.
-    pub fn read(&self, backing: Backing, bytes: &mut PageBuffer) -> io::Result<()> {
+    /// Those of the disk, if any of them cannot be read.
+    pub fn read(&self, backing: Backing, pages: &mut [PageBuffer]) -> io::Result<()> {
         let entry = self.disks.get(usize::from(backing.disk));
         let entry = entry.ok_or(io::ErrorKind::NotFound)?;
-        entry.source.read_page(backing.sector * SECTOR_BYTES, bytes)
+        entry
+            .source
+            .read_pages(backing.sector * SECTOR_BYTES, pages)
     }
 
     /// From now on nobody changes what `backing` names without rebuilding `page`; false if somebody
@@ -237,7 +256,7 @@ mod tests {
         let disks = disks();
         let other = Backing { disk: 1, sector: 0 };
         assert!(!disks.depend(other, 1));
-        assert!(disks.read(other, &mut PageBuffer::default()).is_err());
+        assert!(disks.read(other, &mut [PageBuffer::default()]).is_err());
         assert!(disks.begin_change(1, 0..1).is_empty());
     }
 

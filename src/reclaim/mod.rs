@@ -20,13 +20,19 @@
 //! |---|---|
 //! | [`word`] | the state of each page, and who owns it |
 //! | [`ram`] | guest RAM by pages |
+//! | [`host`] | what is asked of the host's kernel for both |
 //! | [`userfault`] | accesses that wait |
 //! | [`backing`] | disks, who depends on them, and what was transferred |
 //! | [`swap_file`] | pages that have no other backing |
-//! | [`reclaimer`] | takes pages |
+//! | [`reclaimer`] | what one guest has for all of that |
+//! | [`take`] | takes pages |
+//! | [`release`] | takes what the guest gives away |
+//! | [`drops`] | dropped pages that the guest is to be told of |
+//! | [`recent`] | pages that just came back |
 //! | [`restore`] | brings them back |
 //! | [`faults`] | serves those who access them |
 //! | [`policy`] | which memory to take |
+//! | [`census`] | what the pages are, to be drawn |
 //!
 //! # Invariants
 //! - What is in memory is right: only guests and devices write to a page in memory, and a page is
@@ -38,12 +44,18 @@
 //! - Nobody has another mapping of the file: reading a hole through it would make zeros of it.
 
 pub mod backing;
+pub mod census;
+pub mod drops;
 pub mod faults;
+pub mod host;
 pub mod policy;
 pub mod ram;
+pub mod recent;
 pub mod reclaimer;
+pub mod release;
 pub mod restore;
 pub mod swap_file;
+pub mod take;
 #[cfg(test)]
 mod tests;
 pub mod userfault;

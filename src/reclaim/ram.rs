@@ -1,14 +1,15 @@
 //! Guest RAM by pages: the memory file and where it is mapped.
 
-use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 
 use alacrity_devices::GuestRam;
-use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
-use rustix::io::Errno;
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
+use zerocopy::IntoBytes;
+
+use super::swap_file::PageBuffer;
+
+use super::host::PageFile;
 
 /// Bytes of a page.
 pub const PAGE_BYTES: usize = 4096;
@@ -37,7 +38,7 @@ pub enum RamError {
 /// makes a page of a hole.
 #[derive(Debug)]
 pub struct Ram {
-    file: File,
+    file: Box<dyn PageFile>,
     parts: Vec<Part>,
     /// Keeps the mapping.
     _ram: GuestRam,
@@ -87,16 +88,28 @@ impl Ram {
             return Err(RamError::Hugetlb);
         }
         Ok(Ram {
-            file,
+            file: Box::new(file),
             parts,
             _ram: ram.clone(),
         })
+    }
+
+    /// The same with other bytes.
+    #[cfg(test)]
+    pub(super) fn with_file(self, file: Box<dyn PageFile>) -> Self {
+        Ram { file, ..self }
     }
 
     /// Number of pages.
     pub fn num_pages(&self) -> u64 {
         let ends = self.parts.iter().map(|part| part.pages.end);
         ends.max().unwrap_or(0)
+    }
+
+    /// Pages from the guest's address 0 to the end of its RAM.
+    pub fn num_gfns(&self) -> u64 {
+        let end = |part: &Part| part.guest_addr / PAGE_LEN + (part.pages.end - part.pages.start);
+        self.parts.iter().map(end).max().unwrap_or(0)
     }
 
     /// The page that the guest knows as its frame number `gfn`; `None`: it is not RAM.
@@ -135,12 +148,13 @@ impl Ram {
         })
     }
 
-    /// Reads `page`, which may change meanwhile.
+    /// Reads `page` and those that follow it, which may change meanwhile.
     ///
     /// # Errors
     /// Those of `pread`.
-    pub fn read(&self, page: u64, bytes: &mut PageBytes) -> io::Result<()> {
-        self.file.read_exact_at(bytes, page * PAGE_LEN)
+    pub fn read(&self, page: u64, pages: &mut [PageBuffer]) -> io::Result<()> {
+        self.file
+            .read_exact_at(pages.as_mut_bytes(), page * PAGE_LEN)
     }
 
     /// Writes `page`, also if it is protected.
@@ -156,9 +170,8 @@ impl Ram {
     /// # Errors
     /// Those of `fallocate`.
     pub fn punch(&self, pages: Range<u64>) -> io::Result<()> {
-        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         let (start, len) = (pages.start * PAGE_LEN, (pages.end - pages.start) * PAGE_LEN);
-        Ok(fallocate(&self.file, flags, start, len)?)
+        self.file.punch(start, len)
     }
 
     /// Makes zeros of the holes in `pages`.
@@ -167,12 +180,7 @@ impl Ram {
     /// Those of `fallocate`: memory is short.
     pub fn fill_with_zeros(&self, pages: Range<u64>) -> io::Result<()> {
         let (start, len) = (pages.start * PAGE_LEN, (pages.end - pages.start) * PAGE_LEN);
-        Ok(fallocate(
-            &self.file,
-            FallocateFlags::KEEP_SIZE,
-            start,
-            len,
-        )?)
+        self.file.allocate(start, len)
     }
 
     /// The first page of `pages` that takes memory, or is swapped by the host's kernel.
@@ -180,14 +188,9 @@ impl Ram {
     /// # Errors
     /// Those of `lseek`.
     pub fn first_in_memory(&self, pages: Range<u64>) -> io::Result<Option<u64>> {
-        match seek(&self.file, SeekFrom::Data(pages.start * PAGE_LEN)) {
-            Ok(offset) => {
-                let page = offset / PAGE_LEN;
-                Ok(pages.contains(&page).then_some(page))
-            }
-            Err(Errno::NXIO) => Ok(None),
-            Err(errno) => Err(errno.into()),
-        }
+        let offset = self.file.data_from(pages.start * PAGE_LEN)?;
+        let page = offset.map(|offset| offset / PAGE_LEN);
+        Ok(page.filter(|page| pages.contains(page)))
     }
 
     /// The end of the run of pages in memory that begins with `page`.
@@ -195,7 +198,6 @@ impl Ram {
     /// # Errors
     /// Those of `lseek`.
     pub fn end_of_memory(&self, page: u64) -> io::Result<u64> {
-        let offset = seek(&self.file, SeekFrom::Hole(page * PAGE_LEN))?;
-        Ok(offset / PAGE_LEN)
+        Ok(self.file.hole_from(page * PAGE_LEN)? / PAGE_LEN)
     }
 }

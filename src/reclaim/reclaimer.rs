@@ -4,21 +4,27 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 use std::ops::Range;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::Arc;
 
-use alacrity_devices::metrics::Counter;
+use alacrity_devices::metrics::{Counter, Timer};
+use parking_lot::Mutex;
 use rustix::io::Errno;
+use serde::Serialize;
 
 use super::backing::{Disks, TransferMap};
+use super::drops::Drops;
+use super::host::Accesses;
 use super::ram::{PAGE_BYTES, Ram, RamError};
-use super::swap_file::{PageBuffer, SwapFile};
+use super::recent::Recent;
+use super::swap_file::SwapFile;
+use super::take::Room;
 use super::userfault::{Userfault, UserfaultError};
-use super::word::{Claim, PageState, Wake, Words};
+use super::word::{PageState, Wake, Words};
 
 /// Accesses are made to wait in units of so many pages, 64 MiB, on first use.
-const CHUNK_PAGES: u64 = 1 << 14;
-/// Protected and punched at once, at most.
-const MAX_RUN_PAGES: u64 = 64;
+pub(super) const CHUNK_PAGES: u64 = 1 << 14;
+/// So many are owned at once, at most, while it is found out what they are.
+const LOOK_PAGES: u64 = 64;
 
 /// Why a guest's memory cannot be reclaimed.
 #[derive(Debug, thiserror::Error)]
@@ -38,10 +44,12 @@ pub enum ReclaimError {
 }
 
 /// Counts of pages.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize)]
 pub struct ReclaimMetrics {
     /// Proved to equal their backing, and dropped.
     pub dropped: Counter,
+    /// Of those: the guest will not be told, as it was not told of so many others yet.
+    pub unnoted: Counter,
     /// Written to the swap file and dropped.
     pub swapped_out: Counter,
     /// Found to be zeros and dropped.
@@ -50,14 +58,21 @@ pub struct ReclaimMetrics {
     pub unequal: Counter,
     /// Left alone: their sectors are about to change.
     pub changing: Counter,
+    /// Left alone for once: somebody accessed them since they came back.
+    pub spared: Counter,
     /// Left alone: somebody wrote to them meanwhile.
     pub written_meanwhile: Counter,
     /// Left alone: the memory could not be freed.
     pub unpunched: Counter,
     /// Read back from a disk.
     pub refilled: Counter,
+    /// Of those: for somebody who wrote. Most of these pages had a new use by then, and nobody wanted
+    /// what was read.
+    pub refilled_to_write: Counter,
     /// Read back from the swap file.
     pub swapped_in: Counter,
+    /// Of those that were read back: before anybody asked, as they follow one that was asked for.
+    pub read_ahead: Counter,
     /// Given zeros on first access.
     pub zero_filled: Counter,
     /// Whose writers were let go on.
@@ -68,8 +83,31 @@ pub struct ReclaimMetrics {
     pub rescued: Counter,
     /// Found in memory where a hole should have been, and mended. Always 0.
     pub mended: Counter,
-    /// Whose bytes could not be read back, which ends the VM.
+    /// Times that somebody could not have a page back, which ends the VM.
     pub lost: Counter,
+}
+
+/// How long its parts take; each may be done for many pages at once.
+#[derive(Debug, Default, Serialize)]
+pub struct ReclaimTimes {
+    /// Making writers of a run of pages wait.
+    pub protect: Timer,
+    /// Reading such a run.
+    pub read_memory: Timer,
+    /// Reading from a disk what the pages are compared with.
+    pub read_disk: Timer,
+    /// Writing pages to the swap file.
+    pub swap_out: Timer,
+    /// Freeing the memory of a run.
+    pub punch: Timer,
+    /// Making holes of what the guest gave away.
+    pub release: Timer,
+    /// Filling a hole, and those after it, for somebody who accesses it.
+    pub fill_zeros: Timer,
+    /// Reading a page from a disk for somebody who waits for it.
+    pub refill: Timer,
+    /// The same from the swap file.
+    pub swap_in: Timer,
 }
 
 /// What may be done with a page that is wanted.
@@ -82,28 +120,11 @@ pub enum Means {
 }
 
 /// Wakes those who wait for a page: those who accessed it, and threads of ours.
-#[derive(Debug)]
-pub struct Waker {
-    userfault: Arc<Userfault>,
-    lock: Mutex<()>,
-    released: Condvar,
-}
-
-impl Waker {
-    /// Waits as long as `is_owned`.
-    pub(super) fn wait_while(&self, is_owned: impl Fn() -> bool) {
-        let guard = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
-        let wait = self.released.wait_while(guard, |()| is_owned());
-        drop(wait.unwrap_or_else(PoisonError::into_inner));
-    }
-}
+pub type Waker = Arc<dyn Accesses>;
 
 impl Wake for Waker {
     fn wake(&self, page: u64) {
-        // With the lock: nobody is between its look and its sleep.
-        drop(self.lock.lock().unwrap_or_else(PoisonError::into_inner));
-        self.released.notify_all();
-        if let Err(errno) = self.userfault.wake(page) {
+        if let Err(errno) = Accesses::wake(&**self, page) {
             tracing::error!("cannot wake those who wait for page {page}: {errno}");
         }
     }
@@ -115,12 +136,17 @@ pub type OnFailure = Box<dyn Fn(&str) + Send + Sync>;
 /// Takes memory of one guest, and knows what it took.
 pub struct Reclaimer {
     pub(super) ram: Arc<Ram>,
-    pub(super) userfault: Arc<Userfault>,
+    pub(super) userfault: Arc<dyn Accesses>,
     pub(super) words: Words<Waker>,
     pub(super) disks: Disks,
     pub(super) transfers: TransferMap,
+    pub(super) recent: Recent,
+    pub(super) drops: Drops,
     pub(super) swap: Option<SwapFile>,
-    pub(super) metrics: ReclaimMetrics,
+    pub(super) metrics: Arc<ReclaimMetrics>,
+    pub(super) times: Arc<ReclaimTimes>,
+    /// For those who take pages, who leave it for the next one.
+    pub(super) room: Mutex<Vec<Room>>,
     chunks: Mutex<BTreeSet<u64>>,
     on_failure: OnFailure,
 }
@@ -135,9 +161,6 @@ impl fmt::Debug for Reclaimer {
     }
 }
 
-/// A page that was taken, and its bytes.
-type Taken<'a> = (Claim<'a, Waker>, PageBuffer);
-
 impl Reclaimer {
     /// For the guest with `ram` and `disks`; swaps to `swap` if there is one. `on_failure` is called,
     /// from any thread, when a page cannot be given back to a guest that needs it.
@@ -150,22 +173,32 @@ impl Reclaimer {
         swap: Option<SwapFile>,
         on_failure: OnFailure,
     ) -> Result<Self, ReclaimError> {
-        let num_pages = usize::try_from(ram.num_pages()).map_err(|_| RamError::Layout)?;
         let ram = Arc::new(ram);
         let userfault = Arc::new(Userfault::new(Arc::clone(&ram))?);
-        let waker = Waker {
-            userfault: Arc::clone(&userfault),
-            lock: Mutex::default(),
-            released: Condvar::new(),
-        };
+        Reclaimer::with(ram, userfault, disks, swap, on_failure)
+    }
+
+    /// The same with `userfault` for the accesses to `ram`.
+    pub(super) fn with(
+        ram: Arc<Ram>,
+        userfault: Arc<dyn Accesses>,
+        disks: Disks,
+        swap: Option<SwapFile>,
+        on_failure: OnFailure,
+    ) -> Result<Self, ReclaimError> {
+        let num_pages = usize::try_from(ram.num_pages()).map_err(|_| RamError::Layout)?;
         Ok(Reclaimer {
-            words: Words::new(num_pages, waker),
+            words: Words::new(num_pages, Arc::clone(&userfault)),
             transfers: TransferMap::new(num_pages),
+            recent: Recent::new(num_pages),
+            drops: Drops::default(),
             ram,
             userfault,
             disks,
             swap,
-            metrics: ReclaimMetrics::default(),
+            metrics: Arc::default(),
+            times: Arc::default(),
+            room: Mutex::default(),
             chunks: Mutex::default(),
             on_failure,
         })
@@ -173,6 +206,7 @@ impl Reclaimer {
 
     /// The guest cannot have `page` back.
     pub(super) fn fail(&self, page: u64, error: &io::Error) {
+        self.metrics.lost.add(1);
         let page = page * PAGE_BYTES as u64;
         (self.on_failure)(&format!(
             "cannot bring back the page at {page:#x} of guest RAM's file: {error}"
@@ -180,8 +214,13 @@ impl Reclaimer {
     }
 
     /// What was done.
-    pub fn metrics(&self) -> &ReclaimMetrics {
+    pub fn metrics(&self) -> &Arc<ReclaimMetrics> {
         &self.metrics
+    }
+
+    /// How long that took.
+    pub fn times(&self) -> &Arc<ReclaimTimes> {
+        &self.times
     }
 
     /// Pages of the guest.
@@ -199,29 +238,39 @@ impl Reclaimer {
         self.words.peek(page)
     }
 
+    /// Addresses and lengths, in the guest's memory and in bytes, of what was dropped since the last
+    /// call.
+    pub fn noted_drops(&self) -> Vec<(u64, u32)> {
+        let address = |run: Range<u64>| {
+            let len = (run.end - run.start) * PAGE_BYTES as u64;
+            Some((self.ram.gpa_of_page(run.start)?, u32::try_from(len).ok()?))
+        };
+        let runs = self.drops.take().into_iter();
+        runs.flat_map(|run| self.ram.runs(run).collect::<Vec<_>>())
+            .filter_map(address)
+            .collect()
+    }
+
     /// Takes what it can of `pages` by `means`; the number of pages whose memory was freed.
     ///
     /// # Errors
     /// [`ReclaimError::Register`], [`ReclaimError::Io`] if nothing was freed. All pages have the bytes
     /// that they had.
     pub fn take(&self, pages: Range<u64>, means: Means) -> Result<u64, ReclaimError> {
-        let mut num_freed = 0;
-        for run in self.ram.runs(pages) {
-            let mut start = run.start;
-            while start < run.end {
-                self.watch_chunk(start / CHUNK_PAGES)?;
-                let chunk_end = (start / CHUNK_PAGES + 1) * CHUNK_PAGES;
-                let end = run.end.min(start + MAX_RUN_PAGES).min(chunk_end);
-                num_freed += self.take_run(start..end, means)?;
-                start = end;
-            }
-        }
-        Ok(num_freed)
+        self.take_pages(pages, means, false)
+    }
+
+    /// The same without pages that had to come back since the last call.
+    ///
+    /// # Errors
+    /// As [`Reclaimer::take`].
+    pub fn take_unused(&self, pages: Range<u64>, means: Means) -> Result<u64, ReclaimError> {
+        self.take_pages(pages, means, true)
     }
 
     /// Makes accesses to `chunk` wait for us, and learns what of it is in memory.
-    fn watch_chunk(&self, chunk: u64) -> Result<(), ReclaimError> {
-        let mut chunks = self.chunks.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(super) fn watch_chunk(&self, chunk: u64) -> Result<(), ReclaimError> {
+        let mut chunks = self.chunks.lock();
         if chunks.contains(&chunk) {
             return Ok(());
         }
@@ -231,188 +280,34 @@ impl Reclaimer {
             .map_err(ReclaimError::Register)?;
         chunks.insert(chunk);
         // From here on a first access waits, so what is a hole now stays one until we fill it.
-        let mut from = pages.start;
-        while let Some(first) = self.ram.first_in_memory(from..pages.end)? {
-            let end = self.ram.end_of_memory(first)?.min(pages.end);
-            for page in first..end {
-                if let Some(claim) = self.words.claim(page, |state| state == PageState::Hole) {
-                    claim.release(PageState::Resident);
-                }
-            }
-            from = end;
+        let mut start = pages.start;
+        while start < pages.end {
+            let end = pages.end.min(start + LOOK_PAGES);
+            self.find_holes(start..end)?;
+            start = end;
         }
         Ok(())
     }
 
-    /// As [`Reclaimer::take`], of pages that are mapped as one.
-    fn take_run(&self, pages: Range<u64>, means: Means) -> Result<u64, ReclaimError> {
-        let mut num_freed = 0;
-        let mut claims = Vec::new();
-        for page in pages {
-            let wants = |state| match state {
-                PageState::Proved(_) => true,
-                PageState::Resident => means == Means::Swap || self.transfers.get(page).is_some(),
-                _ => false,
-            };
-            match self.words.claim(page, wants) {
-                Some(claim) => claims.push(claim),
-                None => num_freed += self.take_claimed(std::mem::take(&mut claims), means)?,
+    /// Tells which of the holes in name are none. All of them are owned meanwhile: one that is given
+    /// away after it was looked at would not be in memory any more.
+    fn find_holes(&self, pages: Range<u64>) -> Result<(), ReclaimError> {
+        let claim = |page| self.words.claim(page, |state| state == PageState::Hole);
+        let claims: Vec<_> = pages.clone().filter_map(claim).collect();
+        let mut in_memory = pages.start..pages.start;
+        for claim in claims {
+            let page = claim.page();
+            if page >= in_memory.end {
+                let first = self.ram.first_in_memory(page..pages.end)?;
+                in_memory = match first {
+                    Some(first) => first..self.ram.end_of_memory(first)?,
+                    None => pages.end..pages.end,
+                };
+            }
+            if in_memory.contains(&page) {
+                claim.release(PageState::Resident);
             }
         }
-        Ok(num_freed + self.take_claimed(claims, means)?)
-    }
-
-    /// Takes pages in memory that follow each other.
-    fn take_claimed(
-        &self,
-        claims: Vec<Claim<'_, Waker>>,
-        means: Means,
-    ) -> Result<u64, ReclaimError> {
-        let (Some(first), Some(last)) = (claims.first(), claims.last()) else {
-            return Ok(0);
-        };
-        let pages = first.page()..last.page() + 1;
-        self.userfault.protect(pages).map_err(io::Error::from)?;
-        let mut taken = Vec::new();
-        let mut failed = None;
-        for mut claim in claims {
-            let mut bytes = PageBuffer::default();
-            match self.place(&mut claim, &mut bytes, means) {
-                Ok(true) => taken.push((claim, bytes)),
-                Ok(false) => self.let_write(claim),
-                Err(error) => {
-                    failed = Some(error);
-                    self.let_write(claim);
-                }
-            }
-        }
-        let num_freed = self.punch(taken);
-        match failed {
-            Some(error) if num_freed == 0 => Err(error.into()),
-            _ => Ok(num_freed),
-        }
-    }
-
-    /// Finds another place for the bytes of a protected page; false if there is none.
-    fn place(
-        &self,
-        claim: &mut Claim<'_, Waker>,
-        bytes: &mut PageBuffer,
-        means: Means,
-    ) -> io::Result<bool> {
-        self.ram.read(claim.page(), &mut bytes.0)?;
-        if let PageState::Proved(backing) = claim.state() {
-            return Ok(self.publish(claim, PageState::Dropped(backing)));
-        }
-        if bytes.0 == [0; PAGE_BYTES] {
-            return Ok(self.publish(claim, PageState::Hole));
-        }
-        if self.drop_to_backing(claim, bytes) {
-            return Ok(true);
-        }
-        let Some(swap) = self.swap.as_ref().filter(|_| means == Means::Swap) else {
-            return Ok(false);
-        };
-        let Some(slot) = swap.store(bytes)? else {
-            return Ok(false);
-        };
-        let is_published = self.publish(claim, PageState::Swapped(slot));
-        if !is_published {
-            swap.free(slot);
-        }
-        Ok(is_published)
-    }
-
-    /// Proves that a protected page has the bytes of its backing.
-    fn drop_to_backing(&self, claim: &mut Claim<'_, Waker>, bytes: &PageBuffer) -> bool {
-        let page = claim.page();
-        let Some(backing) = self.transfers.get(page) else {
-            return false;
-        };
-        // Before the bytes are compared: whoever changes them from now on says so first.
-        if !self.disks.depend(backing, page) {
-            self.metrics.changing.add(1);
-            return false;
-        }
-        let mut backed = PageBuffer::default();
-        // If it cannot be read now it could not be later.
-        let is_equal = self.disks.read(backing, &mut backed).is_ok() && backed.0 == bytes.0;
-        if !is_equal {
-            self.metrics.unequal.add(1);
-            self.transfers.set(page, None);
-        }
-        let is_dropped = is_equal && self.publish(claim, PageState::Dropped(backing));
-        if !is_dropped {
-            self.disks.forget(backing, page);
-        }
-        is_dropped
-    }
-
-    fn publish(&self, claim: &mut Claim<'_, Waker>, state: PageState) -> bool {
-        let is_published = claim.publish(state);
-        if !is_published {
-            self.metrics.written_meanwhile.add(1);
-        }
-        is_published
-    }
-
-    /// Lets go of a page that stays in memory.
-    fn let_write(&self, claim: Claim<'_, Waker>) {
-        let page = claim.page();
-        if let PageState::Proved(backing) | PageState::Dropped(backing) = claim.state() {
-            self.disks.forget(backing, page);
-        }
-        if let Err(errno) = self.userfault.unprotect(page..page + 1) {
-            // It is tried again when somebody writes.
-            tracing::warn!("cannot let a guest write to page {page}: {errno}");
-        }
-        claim.release(PageState::Resident);
-    }
-
-    /// Frees the memory of pages whose bytes are elsewhere; how many were freed.
-    fn punch(&self, taken: Vec<Taken<'_>>) -> u64 {
-        let mut num_freed = 0;
-        let mut rest = taken.into_iter().peekable();
-        while let Some(first) = rest.next() {
-            let start = first.0.page();
-            let mut end = start + 1;
-            let mut run = vec![first];
-            while let Some(next) = rest.next_if(|(claim, _)| claim.page() == end) {
-                end += 1;
-                run.push(next);
-            }
-            let is_punched = self.ram.punch(start..end).is_ok();
-            for taken in run {
-                num_freed += u64::from(self.settle(taken, is_punched));
-            }
-        }
-        num_freed
-    }
-
-    /// Lets go of a page that was punched; false if it is still in memory, where huge pages that
-    /// cannot be split are zeroed instead.
-    fn settle(&self, (claim, bytes): Taken<'_>, is_punched: bool) -> bool {
-        let (page, state) = (claim.page(), claim.state());
-        let is_hole = is_punched && matches!(self.ram.first_in_memory(page..page + 1), Ok(None));
-        if is_hole {
-            match state {
-                PageState::Hole => self.metrics.zeros_dropped.add(1),
-                PageState::Dropped(_) => self.metrics.dropped.add(1),
-                _ => self.metrics.swapped_out.add(1),
-            }
-            return true;
-        }
-        self.metrics.unpunched.add(1);
-        match self.ram.write(page, &bytes.0) {
-            Ok(()) => {
-                if let (PageState::Swapped(slot), Some(swap)) = (state, &self.swap) {
-                    swap.free(slot);
-                }
-                self.let_write(claim);
-            }
-            // Its bytes are where its state says, and whoever accesses it gets them from there.
-            Err(error) => tracing::error!("cannot restore page {page}: {error}"),
-        }
-        false
+        Ok(())
     }
 }

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::ops::Range;
+use std::slice;
 use std::sync::Arc;
 
 use alacrity_devices::virtio::blk::TransferWatch;
@@ -46,21 +47,39 @@ impl Reclaimer {
 
     /// Reads a dropped page from its backing again; with `protect` the next write waits.
     pub(super) fn refill(&self, page: u64, backing: Backing, protect: bool) -> io::Result<()> {
-        let mut bytes = PageBuffer::default();
-        let read = self.disks.read(backing, &mut bytes);
-        read.map_err(|error| self.lose(error))?;
+        self.times.refill.time(|| {
+            let mut bytes = PageBuffer::default();
+            self.disks.read(backing, slice::from_mut(&mut bytes))?;
+            self.refill_with(page, &bytes, protect)
+        })
+    }
+
+    /// The same with what was read.
+    pub(super) fn refill_with(
+        &self,
+        page: u64,
+        bytes: &PageBuffer,
+        protect: bool,
+    ) -> io::Result<()> {
         self.metrics.refilled.add(1);
-        self.fill(page, &bytes, protect)
+        self.fill(page, bytes, protect)
     }
 
     fn swap_in(&self, page: u64, slot: u64) -> io::Result<()> {
         let swap = self.swap.as_ref().ok_or(io::ErrorKind::NotFound)?;
-        let mut bytes = PageBuffer::default();
-        let read = swap.load(slot, &mut bytes);
-        read.map_err(|error| self.lose(error))?;
-        self.fill(page, &bytes, false)?;
+        self.times.swap_in.time(|| {
+            let mut bytes = PageBuffer::default();
+            swap.load(slot, slice::from_mut(&mut bytes))?;
+            self.swap_in_with(page, &bytes)
+        })?;
+        swap.free(slot..slot + 1);
+        Ok(())
+    }
+
+    /// The same with what was read; the slot remains to be freed.
+    pub(super) fn swap_in_with(&self, page: u64, bytes: &PageBuffer) -> io::Result<()> {
+        self.fill(page, bytes, false)?;
         self.metrics.swapped_in.add(1);
-        swap.free(slot);
         Ok(())
     }
 
@@ -84,14 +103,9 @@ impl Reclaimer {
         }
     }
 
-    /// Counts a page whose bytes cannot be read; the guest cannot go on without it.
-    fn lose(&self, error: io::Error) -> io::Error {
-        self.metrics.lost.add(1);
-        error
-    }
-
     fn wait_for_release(&self, page: u64) {
-        self.words.waker().wait_while(|| self.words.is_owned(page));
+        let waker = self.words.waker();
+        waker.wait_while(&|| self.words.is_waited_for(page));
     }
 
     /// Keeps `pages` in memory until [`Reclaimer::unpin`].

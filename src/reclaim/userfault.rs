@@ -21,11 +21,13 @@ use linux_raw_sys::general::{
     UFFDIO_REGISTER_MODE_MINOR, UFFDIO_REGISTER_MODE_MISSING, UFFDIO_REGISTER_MODE_WP, uffdio_api,
     uffdio_continue, uffdio_copy, uffdio_range, uffdio_register, uffdio_writeprotect,
 };
+use parking_lot::{Condvar, Mutex};
 use rustix::io::Errno;
 use rustix::ioctl::{Opcode, Setter, Updater, ioctl, opcode};
 use rustix::mm::{UserfaultfdFlags, userfaultfd};
 
-use super::ram::{PAGE_BYTES, Ram};
+use super::host::Accesses;
+use super::ram::{PAGE_BYTES, PageBytes, Ram};
 
 const GROUP: u8 = 0xaa;
 const API: Opcode = opcode::read_write::<uffdio_api>(GROUP, 0x3f);
@@ -48,30 +50,48 @@ const MESSAGE_ADDRESS: usize = 16;
 /// So many messages are read at once.
 const MAX_MESSAGES: usize = 16;
 
-/// All of them from Linux 5.19 on.
-const REQUIRED: u64 = (UFFD_FEATURE_PAGEFAULT_FLAG_WP
-    | UFFD_FEATURE_MISSING_SHMEM
-    | UFFD_FEATURE_MINOR_SHMEM
-    | UFFD_FEATURE_WP_HUGETLBFS_SHMEM) as u64;
+/// What shared memory needs, and what it is called. All of it is there from Linux 5.19 on.
+const NEEDED: [(u32, &str); 3] = [
+    (UFFD_FEATURE_MISSING_SHMEM, "holes"),
+    (UFFD_FEATURE_MINOR_SHMEM, "pages to be mapped"),
+    (
+        UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_WP_HUGETLBFS_SHMEM,
+        "write protection",
+    ),
+];
+const REQUIRED: u64 = (NEEDED[0].0 | NEEDED[1].0 | NEEDED[2].0) as u64;
+
+/// What of shared memory cannot be served by a kernel with these features.
+pub fn missing(features: u64) -> Vec<&'static str> {
+    let lacks = |bits: u32| features & u64::from(bits) != u64::from(bits);
+    let missing = NEEDED.into_iter().filter(|(bits, _)| lacks(*bits));
+    missing.map(|(_, name)| name).collect()
+}
 
 /// Why faults cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum UserfaultError {
     /// Faults of the kernel (KVM's) have to be served too, which takes a privilege.
     #[error(
-        "cannot create a userfaultfd (run as root, or give the user access to /dev/userfaultfd, or \
-         set vm.unprivileged_userfaultfd to 1)"
+        "no permission for userfaultfd; run as root, let your user open /dev/userfaultfd, or sysctl \
+         vm.unprivileged_userfaultfd=1"
     )]
-    Create(#[source] Errno),
+    Permission,
+    /// The kernel was built without it.
+    #[error("no userfaultfd in this kernel; use a host kernel with CONFIG_USERFAULTFD")]
+    Missing,
     /// The kernel is older than 5.19.
     #[error(
-        "the host's kernel cannot write-protect shared memory by userfaultfd: it needs Linux 5.19 or \
-         later (features {features:#x})"
+        "userfaultfd of this kernel cannot protect shared memory (features {features:#x}); use a host \
+         kernel from 5.19 on, with CONFIG_PTE_MARKER_UFFD_WP"
     )]
     Features {
         /// What it has.
         features: u64,
     },
+    /// The host is out of descriptors or the like.
+    #[error("cannot make a userfaultfd")]
+    Create(#[source] Errno),
 }
 
 /// What an access met.
@@ -97,13 +117,24 @@ pub struct Fault {
     pub kind: FaultKind,
 }
 
-/// The faults on one guest's RAM. Nothing waits before [`Userfault::register`].
+/// The faults on one guest's RAM. Nothing waits before [`Accesses::register`].
 ///
 /// Dropping it lets everything that waits go on, with zeros in holes.
 #[derive(Debug)]
 pub struct Userfault {
     file: File,
     ram: Arc<Ram>,
+    /// For threads of ours that wait for a page.
+    lock: Mutex<()>,
+    woken: Condvar,
+}
+
+/// Whether faults can be served here.
+///
+/// # Errors
+/// [`UserfaultError`].
+pub fn probe() -> Result<(), UserfaultError> {
+    open().map(drop)
 }
 
 impl Userfault {
@@ -112,57 +143,12 @@ impl Userfault {
     /// # Errors
     /// [`UserfaultError`].
     pub fn new(ram: Arc<Ram>) -> Result<Self, UserfaultError> {
-        let fd = create().map_err(UserfaultError::Create)?;
-        let available = handshake(create().map_err(UserfaultError::Create)?.as_fd(), 0)
-            .map_err(UserfaultError::Create)?;
-        if available & REQUIRED != REQUIRED {
-            return Err(UserfaultError::Features {
-                features: available,
-            });
-        }
-        handshake(fd.as_fd(), REQUIRED).map_err(UserfaultError::Create)?;
         Ok(Userfault {
-            file: File::from(fd),
+            file: File::from(open()?),
             ram,
+            lock: Mutex::default(),
+            woken: Condvar::new(),
         })
-    }
-
-    /// From now on accesses to `pages` that need something wait until they are served.
-    ///
-    /// # Errors
-    /// Those of `UFFDIO_REGISTER`: another userfaultfd has them, or memory is short.
-    pub fn register(&self, pages: Range<u64>) -> Result<(), Errno> {
-        let mode = UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_WP;
-        let mode = u64::from(mode | UFFDIO_REGISTER_MODE_MINOR);
-        self.each_range(pages, |range| {
-            let mut register = uffdio_register {
-                range,
-                mode,
-                ioctls: 0,
-            };
-            // SAFETY:
-            // - REGISTER takes a `uffdio_register`.
-            // - It changes which accesses to the mapping wait, and neither its place nor its bytes.
-            let request = unsafe { Updater::<REGISTER, _>::new(&mut register) };
-            self.submit(request)
-        })
-    }
-
-    /// Writes to `pages` wait from its return on; writes before are visible. Holes stay holes, and
-    /// are protected when they are filled by [`Userfault::fill`] with `protect` only.
-    ///
-    /// # Errors
-    /// Those of `UFFDIO_WRITEPROTECT`.
-    pub fn protect(&self, pages: Range<u64>) -> Result<(), Errno> {
-        self.set_protection(pages, WRITEPROTECT_MODE_WP)
-    }
-
-    /// Lets writes to `pages` go on.
-    ///
-    /// # Errors
-    /// Those of `UFFDIO_WRITEPROTECT`.
-    pub fn unprotect(&self, pages: Range<u64>) -> Result<(), Errno> {
-        self.set_protection(pages, 0)
     }
 
     fn set_protection(&self, pages: Range<u64>, mode: u64) -> Result<(), Errno> {
@@ -174,87 +160,6 @@ impl Userfault {
             let request = unsafe { Updater::<WRITEPROTECT, _>::new(&mut protection) };
             self.submit(request)
         })
-    }
-
-    /// Puts `bytes` into the hole that is `page`, maps it and lets those go on who wait for it; with
-    /// `protect` the next write waits. False, and nothing changes, if it is no hole.
-    ///
-    /// # Errors
-    /// Those of `UFFDIO_COPY`: memory is short; `EINVAL`: no such page.
-    pub fn fill(&self, page: u64, bytes: &[u8; PAGE_BYTES], protect: bool) -> Result<bool, Errno> {
-        let mut copy = uffdio_copy {
-            dst: self.ram.host_addr(page).ok_or(Errno::INVAL)?,
-            src: bytes.as_ptr().addr() as u64,
-            len: PAGE_BYTES as u64,
-            mode: if protect {
-                u64::from(UFFDIO_COPY_MODE_WP)
-            } else {
-                0
-            },
-            copy: 0,
-        };
-        // SAFETY:
-        // - COPY takes a `uffdio_copy`.
-        // - It reads PAGE_BYTES of `bytes`, which are borrowed.
-        // - It writes only to holes of the mapping of guest RAM, which `ram` keeps and which is only
-        //   accessed in ways that allow for bytes to change.
-        let request = unsafe { Updater::<COPY, _>::new(&mut copy) };
-        match self.submit(request) {
-            Ok(()) => Ok(true),
-            Err(Errno::EXIST) => Ok(false),
-            Err(errno) => Err(errno),
-        }
-    }
-
-    /// Maps `pages`, which are in the file, and lets those go on who wait for them; with `protect`
-    /// the next write waits.
-    ///
-    /// # Errors
-    /// Those of `UFFDIO_CONTINUE`: `EFAULT` if one is a hole, `EEXIST` if one is mapped.
-    pub fn map(&self, pages: Range<u64>, protect: bool) -> Result<(), Errno> {
-        let mode = if protect { CONTINUE_MODE_WP } else { 0 };
-        self.each_range(pages, |range| {
-            let mut request = uffdio_continue {
-                range,
-                mode,
-                mapped: 0,
-            };
-            // SAFETY:
-            // - CONTINUE takes a `uffdio_continue`.
-            // - It maps what is in the file of the mapping at that place, as a plain access would.
-            let request = unsafe { Updater::<CONTINUE, _>::new(&mut request) };
-            self.submit(request)
-        })
-    }
-
-    /// Lets those try again who wait for `page`, if any.
-    ///
-    /// # Errors
-    /// Those of `UFFDIO_WAKE`.
-    pub fn wake(&self, page: u64) -> Result<(), Errno> {
-        self.each_range(page..page + 1, |range| {
-            // SAFETY:
-            // - WAKE takes a `uffdio_range`.
-            // - It changes no memory.
-            let request = unsafe { Setter::<WAKE, _>::new(range) };
-            self.submit(request)
-        })
-    }
-
-    /// The accesses that have begun to wait, at most a few. Does not block.
-    ///
-    /// # Errors
-    /// Those of `read`, except `EAGAIN`.
-    pub fn faults(&self) -> Result<Vec<Fault>, Errno> {
-        let mut bytes = [0; MESSAGE_BYTES * MAX_MESSAGES];
-        let len = match rustix::io::read(&self.file, &mut bytes) {
-            Ok(len) => len,
-            Err(Errno::AGAIN) => 0,
-            Err(errno) => return Err(errno),
-        };
-        let (messages, _) = bytes.as_chunks::<MESSAGE_BYTES>();
-        let messages = messages.iter().take(len / MESSAGE_BYTES);
-        Ok(messages.filter_map(|message| self.fault(message)).collect())
     }
 
     fn fault(&self, message: &[u8; MESSAGE_BYTES]) -> Option<Fault> {
@@ -300,11 +205,126 @@ impl Userfault {
     }
 }
 
+impl Accesses for Userfault {
+    fn register(&self, pages: Range<u64>) -> Result<(), Errno> {
+        let mode = UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_WP;
+        let mode = u64::from(mode | UFFDIO_REGISTER_MODE_MINOR);
+        self.each_range(pages, |range| {
+            let mut register = uffdio_register {
+                range,
+                mode,
+                ioctls: 0,
+            };
+            // SAFETY:
+            // - REGISTER takes a `uffdio_register`.
+            // - It changes which accesses to the mapping wait, and neither its place nor its bytes.
+            let request = unsafe { Updater::<REGISTER, _>::new(&mut register) };
+            self.submit(request)
+        })
+    }
+
+    fn protect(&self, pages: Range<u64>) -> Result<(), Errno> {
+        self.set_protection(pages, WRITEPROTECT_MODE_WP)
+    }
+
+    fn unprotect(&self, pages: Range<u64>) -> Result<(), Errno> {
+        self.set_protection(pages, 0)
+    }
+
+    fn fill(&self, page: u64, bytes: &PageBytes, protect: bool) -> Result<bool, Errno> {
+        let mut copy = uffdio_copy {
+            dst: self.ram.host_addr(page).ok_or(Errno::INVAL)?,
+            src: bytes.as_ptr().addr() as u64,
+            len: PAGE_BYTES as u64,
+            mode: if protect {
+                u64::from(UFFDIO_COPY_MODE_WP)
+            } else {
+                0
+            },
+            copy: 0,
+        };
+        // SAFETY:
+        // - COPY takes a `uffdio_copy`.
+        // - It reads PAGE_BYTES of `bytes`, which are borrowed.
+        // - It writes only to holes of the mapping of guest RAM, which `ram` keeps and which is only
+        //   accessed in ways that allow for bytes to change.
+        let request = unsafe { Updater::<COPY, _>::new(&mut copy) };
+        match self.submit(request) {
+            Ok(()) => Ok(true),
+            Err(Errno::EXIST) => Ok(false),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    fn map(&self, pages: Range<u64>, protect: bool) -> Result<(), Errno> {
+        let mode = if protect { CONTINUE_MODE_WP } else { 0 };
+        self.each_range(pages, |range| {
+            let mut request = uffdio_continue {
+                range,
+                mode,
+                mapped: 0,
+            };
+            // SAFETY:
+            // - CONTINUE takes a `uffdio_continue`.
+            // - It maps what is in the file of the mapping at that place, as a plain access would.
+            let request = unsafe { Updater::<CONTINUE, _>::new(&mut request) };
+            self.submit(request)
+        })
+    }
+
+    fn wake(&self, page: u64) -> Result<(), Errno> {
+        // With the lock: nobody is between its look and its sleep.
+        drop(self.lock.lock());
+        self.woken.notify_all();
+        self.each_range(page..page + 1, |range| {
+            // SAFETY:
+            // - WAKE takes a `uffdio_range`.
+            // - It changes no memory.
+            let request = unsafe { Setter::<WAKE, _>::new(range) };
+            self.submit(request)
+        })
+    }
+
+    fn faults(&self) -> Result<Vec<Fault>, Errno> {
+        let mut bytes = [0; MESSAGE_BYTES * MAX_MESSAGES];
+        let len = match rustix::io::read(&self.file, &mut bytes) {
+            Ok(len) => len,
+            Err(Errno::AGAIN) => 0,
+            Err(errno) => return Err(errno),
+        };
+        let (messages, _) = bytes.as_chunks::<MESSAGE_BYTES>();
+        let messages = messages.iter().take(len / MESSAGE_BYTES);
+        Ok(messages.filter_map(|message| self.fault(message)).collect())
+    }
+
+    fn wait_while(&self, is_waited_for: &dyn Fn() -> bool) {
+        self.woken
+            .wait_while(&mut self.lock.lock(), |()| is_waited_for());
+    }
+}
+
 impl AsFd for Userfault {
     /// Readable when an access waits.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }
+}
+
+/// A userfaultfd with all that is required.
+fn open() -> Result<OwnedFd, UserfaultError> {
+    let create = || match create() {
+        Err(Errno::PERM) => Err(UserfaultError::Permission),
+        Err(Errno::NOSYS) => Err(UserfaultError::Missing),
+        result => result.map_err(UserfaultError::Create),
+    };
+    // Each takes one handshake only.
+    let features = handshake(create()?.as_fd(), 0).map_err(UserfaultError::Create)?;
+    if features & REQUIRED != REQUIRED {
+        return Err(UserfaultError::Features { features });
+    }
+    let fd = create()?;
+    handshake(fd.as_fd(), REQUIRED).map_err(UserfaultError::Create)?;
+    Ok(fd)
 }
 
 fn create() -> Result<OwnedFd, Errno> {
@@ -340,4 +360,20 @@ fn handshake(fd: BorrowedFd<'_>, wanted: u64) -> Result<u64, Errno> {
     // SAFETY: as above, and `fd` is a userfaultfd.
     unsafe { ioctl(fd, request) }?;
     Ok(api.features)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_kernel_lacks_is_named() {
+        assert!(missing(REQUIRED).is_empty());
+        let no_minor = REQUIRED & !u64::from(UFFD_FEATURE_MINOR_SHMEM);
+        assert_eq!(missing(no_minor), ["pages to be mapped"]);
+        // Linux 5.11: protection of private memory only.
+        let old = UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_MISSING_SHMEM;
+        let lacks = ["pages to be mapped", "write protection"];
+        assert_eq!(missing(old.into()), lacks);
+    }
 }

@@ -130,6 +130,8 @@ pub trait Word {
 
 impl Word for AtomicU64 {
     fn load(&self, order: Ordering) -> u64 {
+        #[cfg(test)]
+        super::tests::simulation::take_turns();
         AtomicU64::load(self, order)
     }
 
@@ -140,6 +142,8 @@ impl Word for AtomicU64 {
         success: Ordering,
         failure: Ordering,
     ) -> Result<u64, u64> {
+        #[cfg(test)]
+        super::tests::simulation::take_turns();
         AtomicU64::compare_exchange(self, current, new, success, failure)
     }
 }
@@ -206,10 +210,13 @@ impl<K: Wake, W: Word> Words<K, W> {
         &self.waker
     }
 
-    /// Whether `page` has an owner now.
-    pub fn is_owned(&self, page: u64) -> bool {
+    /// Whether `page` has an owner who knows that somebody waits. False after [`Met::Owned`] and
+    /// [`Pin::Owned`] means that this owner let go; the page may have the next one, who will wake nobody
+    /// that does not ask again.
+    pub fn is_waited_for(&self, page: u64) -> bool {
+        let mark = OWNED | WAITED;
         self.word(page)
-            .is_some_and(|word| word.load(Acquire) & OWNED != 0)
+            .is_some_and(|word| word.load(Acquire) & mark == mark)
     }
 
     fn word(&self, page: u64) -> Option<&W> {

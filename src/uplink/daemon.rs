@@ -6,12 +6,13 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use alacrity_devices::GuestRam;
 use alacrity_devices::metrics::Counter;
 use alacrity_devices::vbus_pci::{OnLoss, Uplink};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use rustix::io::Errno;
 use serde::Serialize;
 use vbus::client::{ClientError, Connection, Remote};
@@ -306,7 +307,7 @@ struct State {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     fn stop(&self) {
@@ -328,10 +329,8 @@ impl Shared {
     /// Waits until what is on the bus has been told to `session`, if there is a daemon that answers.
     fn wait_until_begun(&self, session: &Session) {
         let is_waiting = |state: &mut State| state.has_daemon && !session.has_begun();
-        let wait = self
-            .changed
-            .wait_timeout_while(self.lock(), BEGIN_TIMEOUT, is_waiting);
-        drop(wait.unwrap_or_else(PoisonError::into_inner));
+        self.changed
+            .wait_while_for(&mut self.lock(), is_waiting, BEGIN_TIMEOUT);
     }
 
     pub fn is_stopped(&self) -> bool {

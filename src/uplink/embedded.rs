@@ -1,8 +1,9 @@
-//! A bus of the VM's own, with the interfaces of `--venet` on it.
+//! A bus of the VM's own, with the interfaces of `--venet` and the page hints of `--hints` on it.
 
 use std::sync::Arc;
 
 use alacrity_devices::GuestRam;
+use alacrity_devices::hints::{HintsClass, HintsHandle, HintsMetrics, Keeper};
 use alacrity_devices::tap::{Tap, TapError};
 use alacrity_devices::vbus_pci::{OnLoss, Uplink};
 use alacrity_devices::venet::{LoopbackClass, PortMetrics, SwitchClass, TapClass};
@@ -17,6 +18,8 @@ use crate::config::{VenetBackend, VenetConfig};
 
 /// The only bus.
 const BUS: &str = "vm";
+/// The device of `--hints`.
+const HINTS: &str = "hints0";
 /// MTU that a guest assumes when nobody tells it.
 const DEFAULT_MTU: u32 = 1500;
 
@@ -46,7 +49,7 @@ pub enum EmbeddedError {
 pub struct EmbeddedBus {
     host: Arc<Host>,
     member: Arc<Member>,
-    devices: Vec<String>,
+    devices: Vec<DeviceCounters>,
 }
 
 impl EmbeddedBus {
@@ -97,11 +100,43 @@ impl EmbeddedBus {
                 })?;
         }
         let member = host.join(BUS, std::process::id()).map_err(on_bus)?;
+        let names = PortMetrics::ALL.map(|(name, _)| name);
+        let devices = plans.into_iter().map(|plan| DeviceCounters {
+            tree: host.tree(),
+            device: plan.device,
+            names: names.into(),
+        });
         Ok(EmbeddedBus {
+            devices: devices.collect(),
             host,
             member: Arc::new(member),
-            devices: plans.into_iter().map(|plan| plan.device).collect(),
         })
+    }
+
+    /// Adds the device `page-hints` for the guest whose memory `keeper` keeps, once.
+    ///
+    /// # Errors
+    /// [`EmbeddedError::Device`].
+    pub fn add_hints(&mut self, keeper: Arc<dyn Keeper>) -> Result<HintsHandle, EmbeddedError> {
+        let class = HintsClass::new(keeper);
+        let handle = class.handle();
+        let plan = Plan {
+            device: HINTS.into(),
+            class: class.name(),
+            attributes: Vec::new(),
+        };
+        let registered = self.host.register_class(Arc::new(class));
+        let made = registered.and_then(|()| plan.carry_out(&self.host));
+        made.map_err(|source| EmbeddedError::Device {
+            device: HINTS.into(),
+            source,
+        })?;
+        self.devices.push(DeviceCounters {
+            tree: self.host.tree(),
+            device: HINTS.into(),
+            names: HintsMetrics::ALL.map(|(name, _)| name).into(),
+        });
+        Ok(handle)
     }
 
     /// The way to this bus for a guest with `ram`.
@@ -114,13 +149,9 @@ impl EmbeddedBus {
 
     /// Names and counters of all devices.
     pub fn counters(&self) -> Vec<(String, Arc<DeviceCounters>)> {
-        let counters = |device: &String| DeviceCounters {
-            tree: self.host.tree(),
-            device: device.clone(),
-        };
         let devices = self.devices.iter();
         devices
-            .map(|device| (device.clone(), Arc::new(counters(device))))
+            .map(|counters| (counters.device.clone(), Arc::new(counters.clone())))
             .collect()
     }
 }
@@ -232,16 +263,17 @@ impl Uplink for EmbeddedUplink {
 }
 
 /// Counters of one device, as its directory in the control tree shows them.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct DeviceCounters {
     tree: Tree,
     device: String,
+    names: Arc<[&'static str]>,
 }
 
 impl Serialize for DeviceCounters {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(None)?;
-        for (name, _) in PortMetrics::default().all() {
+        for name in &*self.names {
             let value = self
                 .tree
                 .read(&format!("sys/devices/{}/{name}", self.device));

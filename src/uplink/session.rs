@@ -5,10 +5,11 @@
 //! same place then and of the same kind goes on under the same id, and the rest is dropped.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use alacrity_devices::vbus_pci::OnLoss;
+use parking_lot::{Mutex, MutexGuard};
 use rustix::io::Errno;
 use vbus::client::{Device, Remote};
 use vbus::verbs::{Event, EventSink, Handle, InterfaceId, ShmRequest, Verbs};
@@ -175,7 +176,7 @@ impl Session {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

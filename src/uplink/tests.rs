@@ -1,5 +1,5 @@
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -8,6 +8,7 @@ use alacrity_devices::tap::Tap;
 use alacrity_devices::vbus_pci::{OnLoss, Uplink};
 use alacrity_devices::venet::LoopbackClass;
 use alacrity_devices::venet::driver::{Buffers, DriverError, Options, Venet};
+use parking_lot::Mutex;
 use rustix::io::Errno;
 use tempfile::TempDir;
 use vbus::attribute::Attribute;
@@ -40,7 +41,7 @@ struct Log(Mutex<Vec<Event>>);
 
 impl EventSink for Log {
     fn event(&self, event: Event) {
-        self.0.lock().unwrap().push(event);
+        self.0.lock().push(event);
     }
 }
 
@@ -74,7 +75,7 @@ impl Guest {
     }
 
     fn events(&self) -> Vec<Event> {
-        self.log.0.lock().unwrap().clone()
+        self.log.0.lock().clone()
     }
 
     /// Ids of interfaces that came, in their order.
@@ -164,6 +165,9 @@ fn venet(backend: VenetBackend) -> VenetConfig {
 }
 
 mod embedded {
+    use alacrity_devices::hints::{Keeper, KnownDisk, NotRam, Released};
+    use vbus::abi::hints;
+
     use super::*;
 
     #[test]
@@ -216,6 +220,41 @@ mod embedded {
         assert_eq!(num_other, 0);
         let names: Vec<_> = bus.counters().into_iter().map(|(name, _)| name).collect();
         assert_eq!(names, ["switch-a", "switch-b"]);
+    }
+
+    struct NoMemory;
+
+    impl Keeper for NoMemory {
+        fn num_pages(&self) -> u64 {
+            77
+        }
+        fn release(&self, _gpa: u64, _len: u64) -> Result<Released, NotRam> {
+            Err(NotRam)
+        }
+        fn disk(&self, _serial: &[u8; hints::SERIAL_BYTES]) -> Option<KnownDisk> {
+            None
+        }
+    }
+
+    #[test]
+    fn page_hints_are_beside_the_others_and_counted() {
+        let mut bus = EmbeddedBus::open(&[venet(VenetBackend::Loopback)]).unwrap();
+        let handle = bus.add_hints(Arc::new(NoMemory)).unwrap();
+        assert!(bus.add_hints(Arc::new(NoMemory)).is_err(), "one for a VM");
+        let ram = ram();
+        let guest = Guest::attach(&*bus.uplink(ram.clone()), &ram);
+
+        assert_eq!(guest.added(), [0, 1]);
+        let opened = Verbs::open(&guest, InterfaceId(1), hints::VERSION).unwrap();
+        let mut hello = [0; size_of::<hints::HelloData>()];
+        Verbs::call(&guest, opened, hints::func::HELLO, &mut hello).unwrap();
+
+        assert_eq!(hello[8..], 77u64.to_le_bytes());
+        assert_eq!(handle.metrics().events.get(), 0);
+        let counters = bus.counters();
+        assert_eq!(counters[1].0, "hints0");
+        let counters = serde_json::to_value(&*counters[1].1).unwrap();
+        assert_eq!(counters["freed_bytes"], 0);
     }
 
     #[test]

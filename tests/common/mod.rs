@@ -11,9 +11,11 @@
 pub mod client;
 pub mod daemon;
 pub mod guest;
+pub mod hints;
 pub mod host;
 pub mod iperf;
 pub mod output;
+pub mod reclaim;
 pub mod refused;
 pub mod stall;
 pub mod terminal;
