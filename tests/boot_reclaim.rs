@@ -190,12 +190,13 @@ fn vm_whose_memory_is_away_ends_like_any_other() {
     guest.take_all();
     guest.power_off().assert_status(0);
 
-    let guest = Guest::start(&host, &flags);
+    let guest = Guest::start(&host, &[&flags[..], &["--log-level", "info"]].concat());
     guest.take_all();
     let pid = guest.pid;
     // It ends while memory is taken, and while it waits for memory.
     let taker = thread::spawn(move || while take(pid, EVERYTHING).is_ok() {});
     guest.vm.signal(Signal::TERM);
+    guest.vm.wait_for_report("asking the guest to power off");
     guest.vm.signal(Signal::TERM);
     guest.vm.wait().assert_status(128 + 15);
     taker.join().unwrap();

@@ -268,6 +268,10 @@ fn vm_goes_below_the_limit_of_its_cgroup_and_stays_there() {
         assert!(Instant::now() < deadline, "{}", cgroup.needed_bytes());
         thread::sleep(Duration::from_secs(1));
     }
+    for _ in 0..8 {
+        thread::sleep(Duration::from_secs(1));
+        assert!(cgroup.needed_bytes() <= limit, "{}", cgroup.needed_bytes());
+    }
     vm.shell("md5sum -c /sum");
     println!("{before} bytes, now {}", cgroup.needed_bytes());
 
@@ -276,7 +280,7 @@ fn vm_goes_below_the_limit_of_its_cgroup_and_stays_there() {
     println!("{governor}");
     println!("pages: {}", stat.metrics["reclaim"]["pages"]);
     assert_eq!(governor["cgroup"], cgroup.name());
-    assert!(self::governor(&stat, "taken_bytes") > 4 * MIB);
+    assert!(self::governor(&stat, "taken_bytes") >= 32 * MIB);
     println!(
         "times over the limit: {}",
         cgroup.number("memory.events", "high ")
