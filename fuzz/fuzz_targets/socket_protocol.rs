@@ -15,6 +15,7 @@ use rustix::net::{
     socket_with,
 };
 use vbus::abi::wire::{Header, MAX_FDS, kind};
+use vbus::residency::SECTIONS_BYTES;
 use vbus::server::Server;
 use vbus::test_utils::{EchoCensus, add_echo, echo_host, wait_until};
 use vbus::wire::{Packet, Socket};
@@ -24,6 +25,8 @@ enum Fd {
     Sealed,
     Unsealed,
     Eventfd,
+    /// Sealed, and large enough for the sections of `PAGES`.
+    Sections,
 }
 
 /// A message. Small numbers reach further than random ones: handles, pages, ids.
@@ -56,6 +59,9 @@ enum Body {
     },
     Close {
         handle: u8,
+    },
+    Pages {
+        num_pages: u16,
     },
     /// Anything at all.
     Wild {
@@ -103,6 +109,7 @@ impl Body {
                 (kind::SHM, bytes.concat())
             }
             Body::Close { handle } => (kind::CLOSE, word(u64::from(handle % 4)).to_vec()),
+            Body::Pages { num_pages } => (kind::PAGES, word(u64::from(*num_pages)).to_vec()),
             Body::Wild { kind, bytes } => (*kind, bytes.clone()),
         }
     }
@@ -149,8 +156,12 @@ fn open(fd: &Fd) -> OwnedFd {
     }
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     let memfd = memfd_create(c"fuzz", flags).expect("a memfd");
-    ftruncate(&memfd, 0x4000).expect("its size");
-    if let Fd::Sealed = fd {
+    let len = match fd {
+        Fd::Sections => SECTIONS_BYTES as u64,
+        _ => 0x4000,
+    };
+    ftruncate(&memfd, len).expect("its size");
+    if let Fd::Sealed | Fd::Sections = fd {
         fcntl_add_seals(&memfd, SealFlags::SHRINK | SealFlags::GROW).expect("its seals");
     }
     memfd
@@ -192,6 +203,9 @@ fuzz_target!(|messages: Vec<Message>| {
             _ => 0,
         };
         let fds = match message.lie {
+            None if kind == kind::PAGES => {
+                vec![Fd::Sealed, Fd::Sections, Fd::Eventfd, Fd::Eventfd]
+            }
             None => (0..wanted)
                 .map(|idx| {
                     if idx == 0 && body.get(44).is_none_or(|flags| flags & 1 != 0) {

@@ -30,6 +30,7 @@ pub mod device;
 pub mod eventfd;
 pub mod loan;
 pub mod memory;
+pub mod residency;
 pub mod ring;
 pub mod server;
 pub mod signal;

@@ -34,12 +34,16 @@ pub fn is_lent(ram: &GuestRam) -> bool {
         let Some(memfd) = region.file_offset() else {
             return false; // It cannot be lent.
         };
-        let file = memfd.file();
-        match flock(file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => flock(file, FlockOperation::Unlock).is_err(),
-            Err(_) => true,
-        }
+        is_file_lent(memfd.file())
     })
+}
+
+/// The same of what was lent of `memfd`.
+pub(crate) fn is_file_lent(memfd: &File) -> bool {
+    match flock(memfd, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => flock(memfd, FlockOperation::Unlock).is_err(),
+        Err(_) => true,
+    }
 }
 
 #[cfg(test)]

@@ -25,6 +25,8 @@ use vm_memory::{
     FileOffset, GuestAddress, GuestMemoryBackend, MmapRegion, VolatileMemory, VolatileSlice,
 };
 
+use crate::residency::Residency;
+
 /// `f_type` of the file system that plain memfds are on (Linux `include/uapi/linux/magic.h`).
 const TMPFS_MAGIC: i64 = 0x0102_1994;
 
@@ -38,6 +40,12 @@ pub type GuestRam = vm_memory::GuestMemoryMmap<()>;
 pub trait MemoryContext: Send + Sync {
     /// The peer's memory as it is now. What is registered later needs a new snapshot.
     fn snapshot(&self) -> GuestRam;
+
+    /// Which of its pages are in memory, if any may be away: then whoever uses a snapshot has to look
+    /// before each access.
+    fn residency(&self) -> Option<Arc<Residency>> {
+        None
+    }
 }
 
 impl MemoryContext for GuestRam {
@@ -134,12 +142,21 @@ impl Region {
     /// # Errors
     /// [`RegionError`]: the host is out of memory or descriptors.
     pub fn new_shared(len: usize) -> Result<(Self, OwnedFd), RegionError> {
+        let (region, fd) = Self::new_unsealed(len)?;
+        fcntl_add_seals(&fd, SealFlags::SEAL).map_err(|source| RegionError::File {
+            what: "seal",
+            source,
+        })?;
+        Ok((region, fd))
+    }
+
+    /// The same in a memfd that can be sealed against more.
+    pub(crate) fn new_unsealed(len: usize) -> Result<(Self, OwnedFd), RegionError> {
         let file = |what| move |source| RegionError::File { what, source };
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         let fd = rustix::fs::memfd_create(c"vbus-shm", flags).map_err(file("create"))?;
         ftruncate(&fd, len as u64).map_err(file("size"))?;
-        let seals = SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
-        fcntl_add_seals(&fd, seals).map_err(file("seal"))?;
+        fcntl_add_seals(&fd, SealFlags::GROW | SealFlags::SHRINK).map_err(file("seal"))?;
         let region = Self::from_memfd(
             fd.try_clone().map_err(|_| RegionError::File {
                 what: "duplicate",
@@ -176,8 +193,16 @@ impl Region {
         Self::of(Arc::new(mapping), 0, len)
     }
 
+    /// As [`Region::from_memfd`], of a memfd that need not be writable. Only what loads is to be used.
+    pub(crate) fn from_memfd_to_read(memfd: OwnedFd, len: usize) -> Result<Self, RegionError> {
+        let file = check_memfd(memfd, 0, len)?;
+        let mapping = MmapRegion::build(Some(file), len, libc::PROT_READ, libc::MAP_SHARED);
+        let mapping = mapping.map_err(|source| RegionError::Map { source })?;
+        Self::of(Arc::new(mapping), 0, len)
+    }
+
     /// The memfd that the region is in, and where it starts in it; `None` for private memory.
-    pub(crate) fn memfd(&self) -> Option<(&File, u64)> {
+    pub fn memfd(&self) -> Option<(&File, u64)> {
         let file = self.mapping.file_offset()?;
         Some((file.file(), file.start().checked_add(self.offset as u64)?))
     }
@@ -285,6 +310,24 @@ impl Region {
             .is_ok()
     }
 
+    /// The first `num_words` words, in the processor's byte order.
+    pub(crate) fn words(&self, num_words: usize) -> &[AtomicU64] {
+        assert!(
+            num_words <= self.len / 8,
+            "{num_words} words of a region of {} bytes",
+            self.len
+        );
+        // SAFETY: `self.offset + self.len <= mapping.size()` is an invariant of `of`.
+        let first = unsafe { self.mapping.as_ptr().add(self.offset) };
+        // SAFETY:
+        // - the pointer is a multiple of 8: mappings are page-aligned, the offset is a multiple of 8.
+        // - `8 * num_words <= len` was asserted, and so much is mapped for as long as `self.mapping`
+        //   lives, which the result borrows.
+        // - every access to shared memory in this process is atomic or volatile, as the peer's are; no
+        //   `&mut` or plain reference to it exists anywhere.
+        unsafe { std::slice::from_raw_parts(first.cast(), num_words) }
+    }
+
     #[inline]
     fn word(&self, offset: usize) -> &AtomicU64 {
         // Callers check their geometry when they attach; no value of the peer's gets here.
@@ -344,6 +387,12 @@ pub fn map_memfd_at(
     offset: u64,
     len: usize,
 ) -> Result<MmapRegion<()>, RegionError> {
+    let file = check_memfd(memfd, offset, len)?;
+    MmapRegion::from_file(file, len).map_err(|source| RegionError::Map { source })
+}
+
+/// Whether `len` bytes of `memfd` can be mapped without danger.
+fn check_memfd(memfd: OwnedFd, offset: u64, len: usize) -> Result<FileOffset, RegionError> {
     let out_of_range = RegionError::OutOfRange { start: offset, len };
     let Some(end) = offset.checked_add(len as u64) else {
         return Err(out_of_range);
@@ -365,8 +414,7 @@ pub fn map_memfd_at(
     if end > file_bytes {
         return Err(RegionError::FileTooShort { file_bytes, len });
     }
-    let file = FileOffset::new(File::from(memfd), offset);
-    MmapRegion::from_file(file, len).map_err(|source| RegionError::Map { source })
+    Ok(FileOffset::new(File::from(memfd), offset))
 }
 
 #[cfg(test)]

@@ -17,11 +17,13 @@ use protocol_lab::{DEADLINE, ECHO, Lab, RawPeer, memfd, num_fds_named, num_mappi
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 use vbus::abi::wire::{
-    Call, Close, Header, MAX_MESSAGE_BYTES, MAX_TEXT_BYTES, MemAdd, Open, Shm, kind, shm_flag,
+    Call, Close, Header, MAX_MESSAGE_BYTES, MAX_TEXT_BYTES, MemAdd, Open, Pages, Shm, kind,
+    shm_flag,
 };
 use vbus::bus::Limits;
 use vbus::client::{ClientError, Connection};
 use vbus::memory::Region;
+use vbus::residency::{PageMap, SECTIONS_BYTES, map_bytes};
 use vbus::server::ServerLimits;
 use vbus::test_utils::{ECHO_VERSION, func, shm_request, wait_until};
 use vbus::verbs::{Handle, ShmRequest, Verbs};
@@ -342,6 +344,167 @@ fn doorbell_that_is_a_semaphore_cuts_off() {
     share_bad_doorbell(eventfd(0, flags).unwrap());
 }
 
+/// What a `PAGES` comes with is for so many.
+const NUM_PAGES: u64 = 600;
+
+fn new_eventfd() -> OwnedFd {
+    eventfd(0, EventfdFlags::CLOEXEC).unwrap()
+}
+
+/// What comes with a `PAGES`: a map and sections with a name, and two eventfds.
+fn fds_for_pages(name: &str) -> [OwnedFd; 4] {
+    let bytes = map_bytes(NUM_PAGES).unwrap() as u64;
+    [
+        memfd(name, bytes, true),
+        memfd(name, SECTIONS_BYTES as u64, true),
+        new_eventfd(),
+        new_eventfd(),
+    ]
+}
+
+/// The answer to a `PAGES`.
+fn add_pages(peer: &mut RawPeer, num_pages: u64, fds: &[OwnedFd; 4]) -> i32 {
+    let body = Pages {
+        num_pages: num_pages.into(),
+    };
+    let fds = fds.each_ref().map(AsFd::as_fd);
+    let answer = peer.request(kind::PAGES, body.as_bytes(), &fds);
+    answer.unwrap().errno
+}
+
+#[test]
+fn pages_are_said_once_and_let_go_of_when_their_client_leaves() {
+    let name = "pages-once";
+    let lab = Lab::new();
+    let mut peer = lab.raw_member();
+    let fds = fds_for_pages(name);
+
+    assert_eq!(add_pages(&mut peer, NUM_PAGES, &fds), 0);
+    let again = add_pages(&mut peer, NUM_PAGES, &fds);
+
+    assert_eq!(again, Errno::EXIST.raw_os_error());
+    drop(fds);
+    assert_eq!((num_fds_named(name), num_mappings_named(name)), (2, 2));
+    peer.open_echo();
+    drop(peer);
+    wait_until("it is gone", || {
+        (num_fds_named(name), num_mappings_named(name)) == (0, 0)
+    });
+}
+
+#[test]
+fn map_that_can_only_be_read_is_a_map_and_no_sections() {
+    let lab = Lab::new();
+    let mut peer = lab.raw_member();
+    // Large enough for sections.
+    let num_pages = 2 * SECTIONS_BYTES as u64;
+    let map = PageMap::new(num_pages as usize).unwrap();
+    let map = || map.as_fd().try_clone_to_owned().unwrap();
+    let [_, sections, asked, served] = fds_for_pages("pages-read");
+
+    let fds = [map(), map(), asked, served];
+    let refused = add_pages(&mut peer, num_pages, &fds);
+    assert_eq!(refused, Errno::NOMEM.raw_os_error());
+    let [map, _, asked, served] = fds;
+    let fds = [map, sections, asked, served];
+    assert_eq!(add_pages(&mut peer, num_pages, &fds), 0);
+}
+
+#[test]
+fn numbers_of_pages_that_cannot_be_are_refused() {
+    let lab = Lab::new();
+    let mut peer = lab.raw_member();
+    let fds = fds_for_pages("pages-number");
+    let mut add = |num_pages| add_pages(&mut peer, num_pages, &fds);
+
+    assert_eq!(add(0), Errno::INVAL.raw_os_error());
+    for num_pages in [1 << 50, u64::MAX / 8, u64::MAX - 1, u64::MAX] {
+        assert_eq!(
+            add(num_pages),
+            Errno::DQUOT.raw_os_error(),
+            "{num_pages:#x}"
+        );
+    }
+    assert_eq!(add(1), 0);
+}
+
+/// Says which pages are there with one descriptor that is none for that.
+fn add_bad_pages(nth: usize, bad: OwnedFd) {
+    let name = "pages-bad";
+    let lab = Lab::new();
+    let mut peer = lab.raw_member();
+    let mut fds = fds_for_pages(name);
+    fds[nth] = bad;
+
+    let answer = add_pages(&mut peer, NUM_PAGES, &fds);
+
+    assert_eq!(answer, Errno::INVAL.raw_os_error(), "descriptor {nth}");
+    peer.assert_cut_off();
+    wait_until("it is counted", || lab.server().stats().cut_off == 1);
+    assert_others_are_served(&lab);
+}
+
+#[test]
+fn map_of_pages_or_sections_that_could_not_be_read_cut_off() {
+    let lengths = [map_bytes(NUM_PAGES).unwrap(), SECTIONS_BYTES];
+    for (nth, len) in lengths.into_iter().enumerate() {
+        let len = len as u64;
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(len).unwrap();
+        add_bad_pages(nth, file.into());
+        add_bad_pages(nth, memfd("pages-short", len - 1, true));
+        add_bad_pages(nth, memfd("pages-unsealed", len, false));
+        add_bad_pages(nth, new_eventfd());
+        add_bad_pages(nth, std::io::pipe().unwrap().0.into());
+    }
+}
+
+#[test]
+fn wishes_by_way_of_something_else_than_eventfds_cut_off() {
+    for nth in [2, 3] {
+        let (read_end, write_end) = std::io::pipe().unwrap();
+        add_bad_pages(nth, read_end.into());
+        add_bad_pages(nth, write_end.into());
+        add_bad_pages(nth, tempfile::tempfile().unwrap().into());
+        add_bad_pages(nth, memfd("pages-eventfd", 4096, true));
+        let flags = EventfdFlags::CLOEXEC | EventfdFlags::SEMAPHORE;
+        add_bad_pages(nth, eventfd(0, flags).unwrap());
+    }
+}
+
+#[test]
+fn pages_with_too_few_or_too_many_descriptors_cut_off() {
+    for num_fds in [1, 3, 5] {
+        send_fds("pages-fds", kind::PAGES, &[0; 8], num_fds, num_fds.into());
+    }
+    let bytes = [header(24, kind::PAGES, 0).as_bytes(), &[0; 8]].concat();
+    assert_packet_cuts_off(&bytes);
+    let bytes = [header(20, kind::PAGES, 0).as_bytes(), &[0; 4]].concat();
+    assert_packet_cuts_off(&bytes);
+}
+
+#[test]
+fn map_of_pages_counts_as_shared_memory() {
+    let lab = Lab::new();
+    let bytes = (map_bytes(NUM_PAGES).unwrap() + SECTIONS_BYTES) as u64;
+    let limit = |shared_bytes| {
+        lab.host.set_limits(Limits {
+            shared_bytes,
+            ..Limits::default()
+        });
+    };
+    let add = |peer: &mut RawPeer| add_pages(peer, NUM_PAGES, &fds_for_pages("pages-limit"));
+    limit(bytes - 1);
+    let mut peer = lab.raw_member();
+    assert_eq!(add(&mut peer), Errno::DQUOT.raw_os_error());
+    drop(peer);
+    wait_until("it has left", || lab.server().stats().clients == 0);
+
+    limit(bytes);
+
+    assert_eq!(add(&mut lab.raw_member()), 0);
+}
+
 #[test]
 fn memory_at_an_address_that_was_not_registered_is_refused() {
     let lab = Lab::new();
@@ -624,7 +787,9 @@ fn verbs_need_a_bus() {
     let page = [page.as_fd()];
     let mem_add = mem_add(0, 4096, 0);
     let share = shm(1, shm_flag::MEMFD);
-    let requests: [(u16, &[u8], &[BorrowedFd<'_>]); 7] = [
+    let for_pages = fds_for_pages("no-bus");
+    let for_pages = for_pages.each_ref().map(AsFd::as_fd);
+    let requests: [(u16, &[u8], &[BorrowedFd<'_>]); 8] = [
         (kind::REPORT, b"state running", &[]),
         (kind::OPEN, &[0; size_of::<Open>()], &[]),
         (kind::CALL, &[0; size_of::<Call>()], &[]),
@@ -632,6 +797,7 @@ fn verbs_need_a_bus() {
         (kind::MEM_DROP, &[0; 8], &[]),
         (kind::MEM_ADD, mem_add.as_bytes(), &page),
         (kind::SHM, share.as_bytes(), &page),
+        (kind::PAGES, &NUM_PAGES.to_le_bytes(), &for_pages),
     ];
     for (kind, body, fds) in requests {
         let answer = peer.request(kind, body, fds).unwrap();

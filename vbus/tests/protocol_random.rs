@@ -13,7 +13,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use proptest::prelude::*;
 use protocol_lab::{Lab, memfd, num_fds_named, num_mappings_named};
 use rustix::event::{EventfdFlags, eventfd};
-use vbus::abi::wire::{Call, Header, MemAdd, Open, Shm, Texts, kind};
+use vbus::abi::wire::{Call, Header, MemAdd, Open, Pages, Shm, Texts, kind};
+use vbus::residency::SECTIONS_BYTES;
 use vbus::test_utils::{ECHO_VERSION, wait_until};
 use vbus::verbs::Verbs;
 use zerocopy::IntoBytes;
@@ -24,6 +25,8 @@ const NAME: &str = "random-memory";
 #[derive(Debug, Clone, Copy)]
 enum Fd {
     Memory,
+    /// Large enough for what comes with `PAGES`.
+    Sections,
     Unsealed,
     Eventfd,
 }
@@ -50,6 +53,7 @@ fn field() -> impl Strategy<Value = u64> {
 fn fds() -> impl Strategy<Value = Vec<Fd>> {
     let fd = prop_oneof![
         6 => Just(Fd::Memory),
+        1 => Just(Fd::Sections),
         1 => Just(Fd::Unsealed),
         4 => Just(Fd::Eventfd),
     ];
@@ -58,7 +62,7 @@ fn fds() -> impl Strategy<Value = Vec<Fd>> {
         3 => Just(vec![Fd::Memory]),
         3 => Just(vec![Fd::Memory, Fd::Eventfd, Fd::Eventfd]),
         1 => Just(vec![Fd::Eventfd]),
-        1 => proptest::collection::vec(fd, 0..4),
+        1 => proptest::collection::vec(fd, 0..5),
     ]
 }
 
@@ -111,6 +115,12 @@ fn body() -> impl Strategy<Value = (u16, Vec<u8>)> {
         field(),
     )
         .prop_map(|(kind, value)| (kind, value.to_le_bytes().to_vec()));
+    let pages = field().prop_map(|num_pages| {
+        let body = Pages {
+            num_pages: num_pages.into(),
+        };
+        (kind::PAGES, body.as_bytes().to_vec())
+    });
     let path = prop_oneof![
         Just("sys/devices/echo0/greeting"),
         Just("config"),
@@ -129,16 +139,20 @@ fn body() -> impl Strategy<Value = (u16, Vec<u8>)> {
     );
     let garbage = (any::<u16>(), proptest::collection::vec(any::<u8>(), 0..80));
     prop_oneof![
-        4 => open, 6 => call, 4 => memory, 6 => shm, 3 => one_field, 3 => tree, 1 => garbage,
+        4 => open, 6 => call, 4 => memory, 6 => shm, 3 => one_field, 2 => pages, 3 => tree,
+        1 => garbage,
     ]
 }
 
 fn message() -> impl Strategy<Value = Message> {
     let lie = prop_oneof![200 => Just(0u32), 1 => any::<u32>()];
-    (body(), fds(), lie).prop_map(|((kind, body), fds, lie)| {
+    let is_right = prop::bool::weighted(0.8);
+    (body(), fds(), lie, is_right).prop_map(|((kind, body), fds, lie, is_right)| {
         // Mostly none with what takes none, so that conversations last.
-        let takes_fds = matches!(kind, kind::MEM_ADD | kind::SHM);
-        let fds = if takes_fds || lie % 2 == 1 {
+        let takes_fds = matches!(kind, kind::MEM_ADD | kind::SHM | kind::PAGES);
+        let fds = if kind == kind::PAGES && is_right {
+            vec![Fd::Memory, Fd::Sections, Fd::Eventfd, Fd::Eventfd]
+        } else if takes_fds || lie % 2 == 1 {
             fds
         } else {
             vec![]
@@ -155,6 +169,7 @@ fn message() -> impl Strategy<Value = Message> {
 fn open(fd: Fd) -> OwnedFd {
     match fd {
         Fd::Memory => memfd(NAME, 0x4000, true),
+        Fd::Sections => memfd(NAME, SECTIONS_BYTES as u64, true),
         Fd::Unsealed => memfd(NAME, 0x4000, false),
         Fd::Eventfd => eventfd(0, EventfdFlags::CLOEXEC).unwrap(),
     }

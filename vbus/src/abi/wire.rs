@@ -19,7 +19,7 @@ pub const VERSION: u16 = 1;
 /// Most bytes of a message, header included.
 pub const MAX_MESSAGE_BYTES: usize = crate::verbs::MAX_CALL_BYTES + 512;
 /// Most descriptors with a message.
-pub const MAX_FDS: usize = 3;
+pub const MAX_FDS: usize = 4;
 /// Most bytes of a path or of a value in the control tree.
 pub const MAX_TEXT_BYTES: usize = 4096;
 /// Most names in all `REPORT`s of one process, directories included.
@@ -50,6 +50,9 @@ pub mod kind {
     /// Lines of `NAME VALUE` or `DIRECTORY/NAME VALUE`: what a VM says about itself. Only with
     /// [`super::cap::REPORT`].
     pub const REPORT: u16 = 9;
+    /// [`super::Pages`], with two memfds, the map of pages and the sections, and two eventfds, for wishes
+    /// and for those that were granted. Only with [`super::cap::PAGES`].
+    pub const PAGES: u16 = 10;
 
     /// [`super::Texts`]: a directory and the name after which to go on; answered by
     /// [`super::Stat`]s, each with its name. `value` is 1 if there is more.
@@ -95,6 +98,8 @@ pub mod cap {
     pub const REPORT: u64 = 1 << 2;
     /// Both know it: `EVENT_DEVICE_ADDED` tells the place of the interface too.
     pub const PLACES: u64 = 1 << 3;
+    /// `PAGES` is taken: a VM may take pages out of memory that it registered.
+    pub const PAGES: u64 = 1 << 4;
 }
 
 /// Bits of [`Shm::flags`]. Each of the first three stands for a descriptor, in this order.
@@ -186,6 +191,14 @@ layout! {
         errno: U32,
         /// The status of `CALL`; else 0 unless its kind says more.
         value: U32,
+    }
+}
+
+layout! {
+    /// Body of `PAGES`.
+    Pages, 8 {
+        /// Pages of 4096 bytes that the map has words for.
+        num_pages: U64,
     }
 }
 

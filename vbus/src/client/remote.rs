@@ -10,16 +10,18 @@ use parking_lot::Mutex;
 use rustix::event::Timespec;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
+use vmm_sys_util::eventfd::EventFd;
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::inbox::Device;
 use super::link::Link;
 use crate::abi::wire::{
-    Call, Close, MAX_TEXT_BYTES, MemAdd, MemDrop, Open, Opened, Shm, cap, kind, shm_flag,
+    Call, Close, MAX_TEXT_BYTES, MemAdd, MemDrop, Open, Opened, Pages, Shm, cap, kind, shm_flag,
 };
 use crate::eventfd;
 use crate::loan;
 use crate::memory::Region;
+use crate::residency::{PageMap, Visit};
 use crate::verbs::{Event, Handle, InterfaceId, MAX_CALL_BYTES, ShmRequest, Verbs};
 
 /// The verbs over a socket. Dropping it closes all that it has open.
@@ -127,6 +129,33 @@ impl Remote {
             region: region.clone(),
         });
         Ok(())
+    }
+
+    /// Says which pages of the memory that is registered are there, before any interface is opened: they
+    /// are those of `map`. The daemon uses what `visit` lends it, writes to `asked` when it wishes for
+    /// pages there, and wants `served` to be written to when it got them.
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP`: the daemon does not take it. `EEXIST`: it was said before. `EDQUOT`, `ENOMEM`,
+    /// `ECONNRESET`.
+    pub fn add_pages(
+        &self,
+        map: &PageMap,
+        visit: &Visit,
+        (asked, served): (&EventFd, &EventFd),
+    ) -> Result<(), Errno> {
+        if self.link.caps() & cap::PAGES == 0 {
+            return Err(Errno::OPNOTSUPP);
+        }
+        let body = Pages {
+            num_pages: map.num_pages().into(),
+        };
+        let lent = visit.lend()?;
+        let events = [asked, served].map(eventfd::as_fd);
+        let [asked, served] = events;
+        let fds = [map.as_fd(), lent.as_fd(), asked, served];
+        self.request(kind::PAGES, &[body.as_bytes()], &fds)
+            .map(drop)
     }
 
     /// Takes the memory at `base` back from the devices. What they already use, they go on using

@@ -165,6 +165,7 @@ impl Session {
             Request::MemAdd { base, len, offset } => {
                 done(self.add_memory(id, (base, len, offset), fds)?)
             }
+            Request::Pages { num_pages } => done(self.add_pages(id, num_pages, fds)?),
             Request::MemDrop { base } => done(
                 self.membership()
                     .and_then(|membership| membership.space.drop_range(base)),
@@ -222,7 +223,7 @@ impl Session {
             self.outbox.tell_places();
         }
         if self.shared.probe.is_some() {
-            caps |= cap::WAKE_UP_EVENTFD;
+            caps |= cap::WAKE_UP_EVENTFD | cap::PAGES;
         }
         if self.peer.is_admin() {
             caps |= cap::ADMIN;

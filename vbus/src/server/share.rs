@@ -14,6 +14,7 @@ use super::space::{AddError, PAGE_BYTES};
 use crate::abi::wire::shm_flag;
 use crate::eventfd;
 use crate::memory::{MemoryContext, Region};
+use crate::residency::{Residency, SECTIONS_BYTES, map_bytes};
 use crate::verbs::{ShmRequest, SignalRequest, WakeUp};
 use crate::wire::ShmBody;
 
@@ -76,6 +77,48 @@ impl Session {
             region,
             signal,
         }))
+    }
+
+    /// Learns which pages of the client's memory are there.
+    ///
+    /// # Errors
+    /// Inside: refused. Outside: the client sent what no client sends by mistake.
+    pub(super) fn add_pages(
+        &mut self,
+        id: (u16, u64),
+        num_pages: u64,
+        fds: Vec<OwnedFd>,
+    ) -> Result<Result<(), Errno>, CutOff> {
+        if let Err(errno) = self.membership() {
+            return Ok(Err(errno));
+        }
+        let Ok(poster) = self.poster() else {
+            return Ok(Err(Errno::OPNOTSUPP));
+        };
+        let Ok([map, sections, asked, served]) = <[OwnedFd; 4]>::try_from(fds) else {
+            return Ok(Err(Errno::INVAL));
+        };
+        let check = |fd| eventfd::check(fd).map_err(|source| CutOff::Eventfd { source });
+        let (eventfd, served) = match (check(asked), check(served)) {
+            (Ok(asked), Ok(served)) => (asked, served),
+            (Err(fault), _) | (_, Err(fault)) => return Err(self.condemn(id, fault)),
+        };
+        let asked = Arc::new(PostedWakeUp { eventfd, poster });
+        let membership = match self.membership() {
+            Ok(membership) => membership,
+            Err(errno) => return Ok(Err(errno)),
+        };
+        let bytes = map_bytes(num_pages).unwrap_or(usize::MAX) as u64;
+        let bytes = bytes.saturating_add(SECTIONS_BYTES as u64);
+        let charge = match membership.member.charge_bytes(bytes) {
+            Ok(charge) => charge,
+            Err(errno) => return Ok(Err(errno)),
+        };
+        match Residency::new(num_pages, (map, sections), asked, served).map_err(AddError::from) {
+            Ok(residency) => Ok(membership.space.set_residency(residency, charge)),
+            Err(AddError::Refused(errno)) => Ok(Err(errno)),
+            Err(AddError::Hostile(source)) => Err(self.condemn(id, CutOff::Memory { source })),
+        }
     }
 
     fn region(&self, body: &ShmBody, memfd: Option<OwnedFd>) -> Result<Region, AddError> {

@@ -10,6 +10,7 @@ use vm_memory::{GuestAddress, GuestRegionMmap, MmapRegion};
 
 use crate::bus::{Charge, Member};
 use crate::memory::{GuestRam, MemoryContext, RegionError, map_memfd_at};
+use crate::residency::Residency;
 
 /// Addresses and lengths are multiples of this.
 pub const PAGE_BYTES: u64 = 4096;
@@ -28,6 +29,7 @@ struct State {
     ranges: BTreeMap<u64, Range>,
     /// Dropped, but mapped for as long as somebody uses them, and so long paid for.
     leaving: Vec<Range>,
+    residency: Option<(Arc<Residency>, Charge)>,
 }
 
 struct Range {
@@ -90,6 +92,19 @@ impl AddressSpace {
         Ok(())
     }
 
+    /// Says which of the pages are in memory, from the next connection on.
+    ///
+    /// # Errors
+    /// `EEXIST`: somebody does already.
+    pub fn set_residency(&self, residency: Arc<Residency>, charge: Charge) -> Result<(), Errno> {
+        let mut state = self.state.write();
+        if state.residency.is_some() {
+            return Err(Errno::EXIST);
+        }
+        state.residency = Some((residency, charge));
+        Ok(())
+    }
+
     /// Takes the memory at `base` out of the space. What uses it goes on until it is done.
     ///
     /// # Errors
@@ -130,5 +145,11 @@ impl MemoryContext for AddressSpace {
     fn snapshot(&self) -> GuestRam {
         let state = self.state.read();
         state.ram.clone()
+    }
+
+    fn residency(&self) -> Option<Arc<Residency>> {
+        let state = self.state.read();
+        let (residency, _) = state.residency.as_ref()?;
+        Some(Arc::clone(residency))
     }
 }

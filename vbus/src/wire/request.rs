@@ -6,8 +6,8 @@ use zerocopy::{FromBytes, Immutable, KnownLayout};
 
 use super::{WireError, split_texts};
 use crate::abi::wire::{
-    Call, Close, Hello, MAGIC, MAX_TEXT_BYTES, MemAdd, MemDrop, Open, Shm as ShmLayout, kind,
-    shm_flag,
+    Call, Close, Hello, MAGIC, MAX_TEXT_BYTES, MemAdd, MemDrop, Open, Pages, Shm as ShmLayout,
+    kind, shm_flag,
 };
 use crate::tree::MAX_NAME_BYTES;
 use crate::verbs::{Handle, InterfaceId, MAX_CALL_BYTES};
@@ -69,6 +69,11 @@ pub enum Request<'a> {
         /// Lines of names and values.
         text: &'a str,
     },
+    /// Says which pages of the memory are there: see [`crate::residency`].
+    Pages {
+        /// Pages that the map has words for.
+        num_pages: u64,
+    },
     /// An operation on the control tree.
     Tree {
         /// One of `TREE_*`.
@@ -117,6 +122,7 @@ impl<'a> Request<'a> {
         let wanted = match request {
             Request::MemAdd { .. } => 1,
             Request::Shm(ShmBody { flags, .. }) => shm_fds(flags),
+            Request::Pages { .. } => 4,
             _ => 0,
         };
         if fds.len() != wanted {
@@ -183,6 +189,9 @@ impl<'a> Request<'a> {
             kind::REPORT if body.len() > MAX_TEXT_BYTES => return Err(bad("length")),
             kind::REPORT => Request::Report {
                 text: std::str::from_utf8(body).map_err(|_| bad("text"))?,
+            },
+            kind::PAGES => Request::Pages {
+                num_pages: whole::<Pages>(kind, body)?.num_pages.get(),
             },
             kind::TREE_LIST..=kind::TREE_READLINK => {
                 let (path, text) = split_texts(kind, body)?;
