@@ -2,8 +2,10 @@
 /*
  * The virtual bus of a guest: the bus type, its devices and its drivers.
  *
- * Devices come from connectors. Each is named after its id, and its kind picks the driver.
+ * Devices come from connectors. Each is named after its id, and its kind picks the driver. Of
+ * further connectors the names have the number of the connector too.
  */
+#include <linux/idr.h>
 #include <linux/module.h>
 #include <linux/slab.h>
 #include <linux/version.h>
@@ -119,12 +121,20 @@ static void vbus_device_release(struct device *dev)
 	kfree(to_vbus_bus_device(to_vbus_device(dev)));
 }
 
-void vbus_connector_register(struct vbus_connector *connector)
+static DEFINE_IDA(vbus_connectors);
+
+int vbus_connector_register(struct vbus_connector *connector)
 {
+	int nr = ida_alloc(&vbus_connectors, GFP_KERNEL);
+
+	if (nr < 0)
+		return nr;
+	connector->nr = nr;
 	xa_init_flags(&connector->shares, XA_FLAGS_ALLOC1 | XA_FLAGS_LOCK_IRQ);
 	mutex_init(&connector->lock);
 	INIT_LIST_HEAD(&connector->devices);
 	connector->is_gone = false;
+	return 0;
 }
 EXPORT_SYMBOL_GPL(vbus_connector_register);
 
@@ -217,7 +227,10 @@ int vbus_connector_add(struct vbus_connector *connector, u32 id, const char *kin
 		ret = -EINVAL;
 		goto error;
 	}
-	ret = dev_set_name(&vdev->dev, "vbus%u", id);
+	if (connector->nr)
+		ret = dev_set_name(&vdev->dev, "vbus%u-%u", connector->nr, id);
+	else
+		ret = dev_set_name(&vdev->dev, "vbus%u", id);
 	if (ret)
 		goto error;
 	ret = device_add(&vdev->dev);
@@ -264,6 +277,9 @@ void vbus_connector_unregister(struct vbus_connector *connector)
 		device_unregister(&device->vdev.dev);
 	}
 	xa_destroy(&connector->shares);
+	if (connector->nr >= 0)
+		ida_free(&vbus_connectors, connector->nr);
+	connector->nr = -1;
 }
 EXPORT_SYMBOL_GPL(vbus_connector_unregister);
 

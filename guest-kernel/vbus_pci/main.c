@@ -132,7 +132,9 @@ static int vbus_pci_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 	pci_set_master(pdev);
 	vp->connector.parent = &pdev->dev;
 	vp->connector.ops = &vbus_pci_ops;
-	vbus_connector_register(&vp->connector);
+	ret = vbus_connector_register(&vp->connector);
+	if (ret)
+		goto unmap;
 
 	ret = vbus_pci_negotiate(vp);
 	if (ret < 0)
@@ -159,8 +161,13 @@ reset:
 	WRITE_ONCE(vp->is_ending, true);
 	vbus_pci_reset(vp);
 	pci_set_drvdata(pdev, NULL);
+	vbus_connector_unregister(&vp->connector);
 	vbus_pci_free_all(vp);
 	return ret;
+unmap:
+	pci_set_drvdata(pdev, NULL);
+	pci_clear_master(pdev);
+	vbus_pci_unmap(vp);
 destroy:
 	destroy_workqueue(vp->workqueue);
 free:

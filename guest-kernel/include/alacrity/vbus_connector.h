@@ -98,11 +98,12 @@ struct vbus_connector {
 	u32 next_cookie;
 	struct mutex lock;
 	struct list_head devices;
+	int nr;
 	bool is_gone;
 };
 
-/* Begins; @parent and @ops are set. */
-void vbus_connector_register(struct vbus_connector *connector);
+/* Begins; @parent and @ops are set. 0, or a negative errno. */
+int vbus_connector_register(struct vbus_connector *connector);
 /* Takes all its devices off the bus. Nothing may be added meanwhile or afterwards. */
 void vbus_connector_unregister(struct vbus_connector *connector);
 /* The host has let go of everything, and verbs fail with -ENODEV from now on. Does not sleep. */
