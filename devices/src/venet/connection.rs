@@ -96,14 +96,21 @@ impl VenetConnection {
         else {
             return Err(Errno::INVAL);
         };
+        let residency = self.peer.memory.residency();
+        let access = || match &residency {
+            Some(residency) => residency.access().map(Some).ok_or(Errno::NOSPC),
+            None => Ok(None),
+        };
+        let (rx_access, tx_access) = (access()?, access()?);
         let mut receiver = state.receiver.take().ok_or(Errno::INVAL)?;
         let ram = self.peer.memory.snapshot();
         let limits = Limits {
             caps: state.caps.tx,
             mtu: self.backend.mtu(),
         };
-        receiver.configure(ram.clone(), state.caps.rx);
-        sender.lock().configure(ram, limits, state.pool.clone());
+        receiver.configure(ram.clone(), state.caps.rx, rx_access);
+        let pool = state.pool.clone();
+        sender.lock().configure(ram, limits, pool, tx_access);
         let events = state.events.clone().filter(|_| has_events);
         if let Some(events) = &events {
             events.lock().start();
@@ -119,6 +126,7 @@ impl VenetConnection {
                 rx: Arc::clone(rx),
                 tx: Arc::clone(tx),
                 event: events.as_ref().and(state.event_doorbell.clone()),
+                served: residency.map(|residency| Arc::clone(residency.served())),
             },
             events,
             path,
@@ -146,6 +154,11 @@ impl VenetConnection {
         if let Some(receiver) = &mut state.receiver {
             // Whoever filled its buffers finds nobody here when he wants to say so.
             receiver.notify(&self.port.metrics);
+            // There are only so many numbers of sections.
+            receiver.end_access();
+        }
+        if let Some(sender) = &state.sender {
+            sender.lock().end_access();
         }
         Ok(0)
     }

@@ -17,6 +17,8 @@ use super::packet::{self, Headers, MAX_HEADER_BYTES, Transport};
 use crate::GuestRam;
 use crate::iovec::{MixedIoVecs, Piece};
 
+/// Most bytes of a frame.
+pub(super) const MOST_BYTES: u32 = MAX_FRAME_BYTES + VLAN_TAG_BYTES;
 /// Bytes that are read of a frame that is not to be segmented: addresses, EtherType or VLAN tag.
 const PLAIN_HEAD_BYTES: usize = 14;
 
@@ -190,7 +192,7 @@ impl<'a> Frame<'a> {
         let most = if is_gso {
             MAX_FRAME_BYTES
         } else {
-            mtu_bytes.saturating_add(VLAN_TAG_BYTES)
+            mtu_bytes.saturating_add(VLAN_TAG_BYTES).min(MOST_BYTES)
         };
         if len < ETHERNET_HEADER_BYTES || len > most {
             return Err(BadFrame::Length { len, most });

@@ -65,12 +65,12 @@ pub fn serve_bytes(bytes: &[u8]) -> usize {
     ram.write_slice(memory, GuestAddress(BASE))
         .expect("it fits");
 
-    receiver.configure(ram.clone(), rx_caps.into());
+    receiver.configure(ram.clone(), rx_caps.into(), None);
     let limits = Limits {
         caps: tx_caps.into(),
         mtu: u16::from_le_bytes([mtu_low, mtu_high]).max(68).into(),
     };
-    sender.configure(ram, limits, Some(pool));
+    sender.configure(ram, limits, Some(pool), None);
     let mut path = Loop {
         receiver,
         metrics: PortMetrics::default(),

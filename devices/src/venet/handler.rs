@@ -26,6 +26,7 @@ const TX_DOORBELL: u32 = 1;
 const EVENT_DOORBELL: u32 = 2;
 const KICK: u32 = 3;
 const SOURCE: u32 = 4;
+const SERVED: u32 = 5;
 
 /// Frames to send per turn; then the others have theirs.
 const BUDGET: u32 = 256;
@@ -77,6 +78,8 @@ pub(super) struct Doorbells {
     pub(super) rx: Arc<EventFd>,
     pub(super) tx: Arc<EventFd>,
     pub(super) event: Option<Arc<EventFd>>,
+    /// The VM's, for pages that were wished for.
+    pub(super) served: Option<Arc<EventFd>>,
 }
 
 /// Serves one connection while its link is up.
@@ -113,6 +116,10 @@ impl Handler {
                 self.tell_events();
             }
             SOURCE => self.serve_source(),
+            SERVED => {
+                self.serve_tx(Rest::Awake);
+                self.serve_source();
+            }
             _ => {
                 self.tell_events();
                 self.serve_tx(Rest::Awake);
@@ -230,6 +237,7 @@ impl Handler {
                 .iter()
                 .map(|event| (&**event, EVENT_DOORBELL)),
         )
+        .chain(doorbells.served.iter().map(|served| (&**served, SERVED)))
     }
 
     /// Watches the source that the path has now.

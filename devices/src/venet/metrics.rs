@@ -29,11 +29,16 @@ pub struct PortMetrics {
     pub doorbells: Counter,
     /// Batches of frames that were taken from the client at once.
     pub batches: Counter,
+    /// Times that a frame from the client waited until the VM had brought all of it into memory.
+    pub tx_away: Counter,
+    /// Times that a frame for the client was dropped, or waited in a TAP, until the VM had brought
+    /// buffers into memory.
+    pub rx_away: Counter,
 }
 
 impl PortMetrics {
     /// All counters by name.
-    pub const ALL: [Named<Self>; 11] = [
+    pub const ALL: [Named<Self>; 13] = [
         ("rx_packets", |all| &all.rx_packets),
         ("rx_bytes", |all| &all.rx_bytes),
         ("rx_dropped", |all| &all.rx_dropped),
@@ -45,6 +50,8 @@ impl PortMetrics {
         ("signals", |all| &all.signals),
         ("doorbells", |all| &all.doorbells),
         ("batches", |all| &all.batches),
+        ("tx_away", |all| &all.tx_away),
+        ("rx_away", |all| &all.rx_away),
     ];
 
     /// Adds the counts of `other`.

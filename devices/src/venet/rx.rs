@@ -4,11 +4,12 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use vbus::abi::venet::{FrameMeta, rx_cap};
+use vbus::residency::Access;
 use vbus::ring::Slot;
 use vm_memory::{GuestAddress, GuestMemoryBackend};
 use zerocopy::little_endian::U64;
 
-use super::frame::{Frame, Scratch};
+use super::frame::{Frame, MOST_BYTES, Scratch};
 use super::metrics::PortMetrics;
 use crate::GuestRam;
 use crate::client::{Client, RingEnd};
@@ -25,6 +26,10 @@ pub(super) struct Receiver {
     client: Arc<Client>,
     ram: GuestRam,
     caps: u32,
+    /// If memory of the client may be away.
+    access: Option<Arc<Access>>,
+    /// The next buffer is not all in memory, and was wished for.
+    is_away: bool,
     /// Taken off the ring and not yet filled, in order; at most as many as the ring has.
     held: VecDeque<Slot>,
     /// How many of the first ones held are known to be in the client's memory.
@@ -38,7 +43,7 @@ pub(super) struct Receiver {
 
 /// Why a frame was not put into buffers.
 enum NotPut {
-    /// No buffer, or too small ones.
+    /// No buffer, or too small ones, or they are not in memory.
     NoRoom,
     /// A buffer that is none: the client is cut off.
     BadBuffer,
@@ -52,7 +57,7 @@ pub(super) enum Room {
     /// It can; or trying is all that is left, because the client gave as many buffers as it ever
     /// did.
     Ready,
-    /// The client's doorbell tells when it has given more.
+    /// The client's doorbell tells when it has given more, or the VM when what it gave is in memory.
     Later,
     /// The client says that it has given more, and that is not there: look again, after others had
     /// their turn.
@@ -76,21 +81,36 @@ impl Receiver {
             client,
             ram: GuestRam::default(),
             caps: 0,
+            access: None,
+            is_away: false,
             has_news: false,
             most_held: 0,
         }
     }
 
-    /// Sets what holds from the next frame on: the client's memory and bits of [`rx_cap`].
-    pub(super) fn configure(&mut self, ram: GuestRam, caps: u32) {
+    /// Sets what holds from the next frame on: the client's memory, bits of [`rx_cap`], and how to look
+    /// whether memory is there.
+    pub(super) fn configure(&mut self, ram: GuestRam, caps: u32, access: Option<Access>) {
         self.ram = ram;
         self.caps = caps;
+        self.access = access.map(Arc::new);
+        self.is_away = false;
         self.num_checked = 0;
         self.most_held = 0;
     }
 
+    /// Until it is configured again nothing of the client's memory is accessed.
+    pub(super) fn end_access(&mut self) {
+        self.access = None;
+    }
+
     pub(super) fn ram(&self) -> &GuestRam {
         &self.ram
+    }
+
+    /// What to enter before [`Receiver::window`], until its buffers are filled.
+    pub(super) fn access(&self) -> Option<Arc<Access>> {
+        self.access.clone()
     }
 
     /// Bits of [`rx_cap`].
@@ -113,6 +133,7 @@ impl Receiver {
             }
             Err(reason) => {
                 metrics.rx_dropped.add(1);
+                metrics.rx_away.add(self.is_away.into());
                 if matches!(reason, NotPut::BadBuffer) {
                     metrics.rx_errors.add(1);
                 }
@@ -121,6 +142,8 @@ impl Receiver {
     }
 
     fn put(&mut self, frame: &Frame<'_>) -> Result<(), NotPut> {
+        let access = self.access();
+        let _section = access.as_deref().map(Access::enter);
         let window = self.gather(frame.len())?;
         if window.num_bytes < u64::from(frame.len()) {
             return Err(NotPut::NoRoom);
@@ -184,6 +207,7 @@ impl Receiver {
             1
         };
         let mut window = Window::default();
+        self.is_away = false;
         while window.num_buffers < most && window.num_bytes < u64::from(len) {
             let nth = window.num_buffers;
             if nth == self.held.len() && !self.take()? {
@@ -199,8 +223,24 @@ impl Receiver {
                 }
                 self.num_checked = nth + 1;
             }
+            // A frame may fill all of the last one.
+            let most_filled = buffer.len.min(MOST_BYTES);
+            if let Some(access) = &self.access
+                && !access.has(&self.ram, buffer.addr, most_filled, true)
+            {
+                self.is_away = true;
+                break;
+            }
             window.num_buffers += 1;
             window.num_bytes += u64::from(buffer.len);
+        }
+        if self.is_away
+            && let Some(access) = &self.access
+        {
+            // Those that follow are likely to be away as well.
+            let held = self.held.iter().take(MAX_BUFFERS);
+            let ranges = held.map(|buffer| (buffer.addr, buffer.len.min(MOST_BYTES)));
+            access.wish(&self.ram, ranges, true);
         }
         Ok(window)
     }
@@ -311,13 +351,20 @@ impl Receiver {
             if self.has_room(len, metrics) {
                 return Room::Ready;
             }
+            if self.is_away {
+                metrics.rx_away.add(1);
+                return Room::Later;
+            }
             // A client gives again what it knows that it got back.
             self.notify(metrics);
             self.end.signal.receiver.disable();
             self.take_all();
-            if self.has_room(len, metrics)
-                || (!self.held.is_empty() && self.held.len() >= self.most_held)
-            {
+            let has_room = self.has_room(len, metrics);
+            if self.is_away {
+                metrics.rx_away.add(1);
+                return Room::Later;
+            }
+            if has_room || (!self.held.is_empty() && self.held.len() >= self.most_held) {
                 return Room::Ready;
             }
             if self.end.signal.receiver.enable() {

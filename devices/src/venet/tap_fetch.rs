@@ -7,11 +7,12 @@
 //! has no buffers for it, it waits for them, as those behind it wait in the TAP.
 
 use vbus::abi::venet::{
-    ETHERNET_HEADER_BYTES, FrameMeta, MAX_FRAME_BYTES, VLAN_TAG_BYTES, frame_flag, gso_type, rx_cap,
+    ETHERNET_HEADER_BYTES, FrameMeta, VLAN_TAG_BYTES, frame_flag, gso_type, rx_cap,
 };
+use vbus::residency::Access;
 use vm_memory::{Address, Bytes};
 
-use super::frame::{Frame, Scratch};
+use super::frame::{Frame, MOST_BYTES, Scratch};
 use super::metrics::PortMetrics;
 use super::rx::{Receiver, Room, Window};
 use super::tap_end::{self, FrameSource, TapFrame};
@@ -27,8 +28,6 @@ const NOTIFY_FRAMES: u32 = 32;
 const NOTIFY_BYTES: u64 = 64 << 10;
 /// How many frames the scatter list stays long after the last large frame.
 const LARGE_FRAMES: u32 = 16;
-/// Most bytes of a frame from a TAP.
-const MOST_BYTES: u32 = MAX_FRAME_BYTES + VLAN_TAG_BYTES;
 
 /// Reads a TAP for one client.
 pub(super) struct TapFetch {
@@ -131,6 +130,8 @@ impl TapFetch {
             0 => plain_bytes.min(MOST_BYTES),
             _ => MOST_BYTES,
         };
+        let access = receiver.access();
+        let section = access.as_deref().map(Access::enter);
         let window = receiver.window(wanted, metrics);
         // What a window has beyond the longest frame stays empty.
         let window_bytes = u32::try_from(window.num_bytes).unwrap_or(u32::MAX);
@@ -172,6 +173,7 @@ impl TapFetch {
             self.waiting = Some((len, meta));
             return Fetched::Waits;
         }
+        drop(section);
         // It was in the TAP when this client came, which cannot do so much.
         self.deliver(len, &meta, mtu, receiver, scratch, metrics);
         Fetched::Done(len)

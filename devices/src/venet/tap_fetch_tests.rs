@@ -3,18 +3,20 @@
 use std::cell::RefCell;
 use std::fmt;
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed, Ordering::Release};
 
 use internet_checksum::Checksum;
 use vbus::abi::RING_SIGNAL_OFFSET;
 use vbus::device::{FaultReporter, ShmSignal};
 use vbus::memory::Region;
+use vbus::residency::word::RESIDENT;
+use vbus::residency::{PageMap, Residency, Visit, Wish};
 use vbus::ring::{Geometry, North, Slot, South};
 use vbus::signal::{self, Side};
-use vm_memory::GuestAddress;
+use vm_memory::{FileOffset, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
 use zerocopy::IntoBytes;
 
@@ -91,7 +93,7 @@ impl Lab {
         let client = Arc::new(Client::new(Arc::clone(&faults) as _));
         let ram = GuestRam::from_ranges(&[(GuestAddress(BASE), MEMORY_BYTES)]).unwrap();
         let mut receiver = Receiver::new(end, client);
-        receiver.configure(ram.clone(), rx_caps);
+        receiver.configure(ram.clone(), rx_caps, None);
         Lab {
             host,
             source: Socket(File::from(OwnedFd::from(source))),
@@ -420,7 +422,8 @@ fn client_that_rewrites_its_memory_harms_nobody() {
         // Half of them the receiver cannot take as they are.
         for round in 0..200 {
             if round == 100 {
-                lab.receiver.configure(lab.ram.clone(), rx_cap::MERGED);
+                lab.receiver
+                    .configure(lab.ram.clone(), rx_cap::MERGED, None);
             }
             lab.post(lab.north.room() as usize);
             lab.send(&meta, &frame);
@@ -433,4 +436,103 @@ fn client_that_rewrites_its_memory_harms_nobody() {
     let metrics = &lab.metrics;
     assert!(metrics.rx_packets.get() >= 300);
     assert_eq!(lab.faults.0.load(Relaxed), 0);
+}
+
+/// What a VM has that takes pages of the client's memory.
+struct Vm {
+    map: PageMap,
+    visit: Visit,
+}
+
+impl Vm {
+    /// The memory of `lab` is that of a VM from now on, and all of it is away.
+    fn of(lab: &mut Lab, rx_caps: u32) -> Self {
+        let (_, memfd) = Region::new_shared(MEMORY_BYTES).unwrap();
+        let file = FileOffset::new(memfd.into(), 0);
+        let range = (GuestAddress(BASE), MEMORY_BYTES, Some(file));
+        lab.ram = GuestRam::from_ranges_with_files([range]).unwrap();
+        let num_pages = MEMORY_BYTES / 4096;
+        let (map, visit) = (PageMap::new(num_pages).unwrap(), Visit::new().unwrap());
+        map.watch(0);
+        let map_fd = map.as_fd().try_clone_to_owned().unwrap();
+        let [asked, served] = [0; 2].map(|_| EventFd::new(0).unwrap());
+        let fds = (map_fd, visit.lend().unwrap());
+        let residency = Residency::new(num_pages as u64, fds, Arc::new(asked), served).unwrap();
+        let access = residency.access();
+        assert!(access.is_some());
+        lab.receiver.configure(lab.ram.clone(), rx_caps, access);
+        Vm { map, visit }
+    }
+
+    fn give(&self, page: usize) {
+        self.map.as_ref()[page].store(RESIDENT, Release);
+    }
+
+    /// Pages that were wished for, all of them to be written to.
+    fn take_wishes(&self) -> Vec<u64> {
+        let wishes = self.visit.sections().take_wishes().into_iter();
+        let page_of = |Wish { page, is_write }| {
+            assert!(is_write);
+            page
+        };
+        wishes.map(page_of).collect()
+    }
+}
+
+#[test]
+fn frames_wait_in_the_tap_while_buffers_are_away() {
+    let mut lab = Lab::new(0);
+    let vm = Vm::of(&mut lab, 0);
+    // Two in each page.
+    lab.post(6);
+    let frames: Vec<Vec<u8>> = (1..=4).map(|n| plain(60 + usize::from(n), n)).collect();
+    for frame in &frames {
+        lab.send(&FrameMeta::default(), frame);
+    }
+
+    assert_eq!(lab.serve(), Progress::Idle);
+    assert_eq!(lab.reap(), []);
+    assert_eq!(lab.metrics.rx_away.get(), 1);
+    // For all buffers that are there.
+    assert_eq!(vm.take_wishes(), [0, 1, 2]);
+    vm.give(0);
+    assert_eq!(lab.serve(), Progress::Idle);
+
+    let bytes = |lab: &mut Lab| lab.reap().into_iter().map(|one| one.1).collect::<Vec<_>>();
+    assert_eq!(bytes(&mut lab), frames[..2]);
+    assert_eq!(vm.take_wishes(), [1, 2]);
+    vm.give(1);
+    lab.serve();
+    assert_eq!(bytes(&mut lab), frames[2..]);
+    assert_eq!(lab.dropped(), 0);
+}
+
+#[test]
+fn frame_that_was_fetched_waits_while_the_rest_of_its_buffers_is_away() {
+    let caps = rx_cap::MERGED | TSO;
+    let mut lab = Lab::new(caps);
+    let vm = Vm::of(&mut lab, caps);
+    vm.give(0);
+    vm.give(1);
+    lab.post(4);
+    for _ in 0..2 {
+        lab.send(&FrameMeta::default(), &plain(60, 1));
+    }
+    let (meta, frame) = tcp4(5000);
+    lab.send(&meta, &frame);
+    assert_eq!(lab.serve(), Progress::Idle);
+    assert_eq!(lab.reap().len(), 2);
+    assert!(vm.take_wishes().is_empty());
+
+    lab.post(2);
+    assert_eq!(lab.serve(), Progress::Idle);
+
+    assert_eq!(lab.reap(), []);
+    assert_eq!(vm.take_wishes(), [2]);
+    vm.give(2);
+    lab.serve();
+    let frames = lab.reap();
+    assert_eq!(frames.len(), 1);
+    assert_eq!(frames[0].1, frame);
+    assert_eq!(lab.dropped(), 0);
 }

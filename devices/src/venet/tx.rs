@@ -1,12 +1,15 @@
 //! The sending end of a connection: slots of its transmit ring, as frames.
 
+use std::ops::Range;
+
 use vbus::abi::venet::{FrameMeta, MAX_SEGMENTS, Segment, frame_flag};
 use vbus::memory::Region;
+use vbus::residency::Access;
 use vbus::ring::{RingFault, Slot};
 use vm_memory::GuestAddress;
 use zerocopy::{FromZeros, IntoBytes};
 
-use super::frame::{BadFrame, Frame, Limits, Scratch};
+use super::frame::{BadFrame, Frame, Limits, MOST_BYTES, Scratch};
 use super::metrics::PortMetrics;
 use super::path::Path;
 use super::rx::meta_of;
@@ -27,6 +30,8 @@ pub(super) enum Progress {
     Idle,
     /// The budget is used up: let others have their turn, then go on.
     More,
+    /// The next frame is not all in memory. Who brings it in says so.
+    Away,
 }
 
 /// What the client cannot have done by following the rules.
@@ -54,7 +59,13 @@ pub(super) struct Sender {
     limits: Limits,
     /// Segments of scattered frames.
     pool: Option<Region>,
+    /// If memory of the client may be away.
+    access: Option<Access>,
     slots: Box<[Slot]>,
+    /// Those of `slots` that were taken off the ring and not sent yet.
+    unsent: Range<usize>,
+    /// The first of them is not all in memory, and was counted.
+    is_away: bool,
     segments: Box<[Segment]>,
     pieces: Vec<Piece>,
 }
@@ -67,6 +78,9 @@ impl Sender {
             ram: GuestRam::default(),
             limits: Limits { caps: 0, mtu: 0 },
             pool: None,
+            access: None,
+            unsent: 0..0,
+            is_away: false,
             slots: vec![Slot::default(); BATCH_SLOTS].into_boxed_slice(),
             segments: vec![Segment::default(); most].into_boxed_slice(),
             pieces: Vec::with_capacity(most),
@@ -74,10 +88,22 @@ impl Sender {
     }
 
     /// Sets what holds from the next frame on.
-    pub(super) fn configure(&mut self, ram: GuestRam, limits: Limits, pool: Option<Region>) {
+    pub(super) fn configure(
+        &mut self,
+        ram: GuestRam,
+        limits: Limits,
+        pool: Option<Region>,
+        access: Option<Access>,
+    ) {
         self.ram = ram;
         self.limits = limits;
         self.pool = pool;
+        self.access = access;
+    }
+
+    /// Until it is configured again nothing of the client's memory is accessed.
+    pub(super) fn end_access(&mut self) {
+        self.access = None;
     }
 
     /// Asks for no doorbell until [`Rest::Asleep`].
@@ -100,8 +126,11 @@ impl Sender {
         let mut budget = budget;
         self.end.signal.receiver.disable();
         loop {
-            let num_taken = self.end.ring.take(&mut self.slots)?;
-            if num_taken == 0 {
+            if self.unsent.is_empty() {
+                self.unsent = 0..self.end.ring.take(&mut self.slots)?;
+                metrics.batches.add((!self.unsent.is_empty()).into());
+            }
+            if self.unsent.is_empty() {
                 if rest == Rest::Awake {
                     return Ok(Progress::Idle);
                 }
@@ -111,7 +140,10 @@ impl Sender {
                 self.end.signal.receiver.disable();
             }
             // An empty look costs as well: a client that only says "dirty" keeps nobody here.
-            let cost = self.send(num_taken, path, scratch, metrics)?.max(1);
+            let cost = self.send(path, scratch, metrics)?.max(1);
+            if !self.unsent.is_empty() {
+                return Ok(Progress::Away);
+            }
             budget = budget.saturating_sub(cost);
             if budget == 0 {
                 return Ok(Progress::More);
@@ -119,30 +151,43 @@ impl Sender {
         }
     }
 
-    /// Sends the first `num_taken` of the slots and returns them; what it took, in frames copied.
+    /// Sends what was taken off the ring and returns the slots, up to a frame that is not all in memory;
+    /// what it took, in frames copied.
     ///
     /// # Errors
     /// A frame that breaks the rules. Those before it are sent.
     fn send(
         &mut self,
-        num_taken: usize,
         path: &mut dyn Path,
         scratch: &mut Scratch,
         metrics: &PortMetrics,
     ) -> Result<u32, BadFrame> {
-        if num_taken == 0 {
-            return Ok(0);
-        }
-        metrics.batches.add(1);
         let mut batch = Batch::default();
         let mut cost = 0_u32;
-        for slot in self.slots.iter().take(num_taken) {
+        while let Some(slot) = self.slots.get(self.unsent.clone()).and_then(<[_]>::first) {
             let meta = meta_of(slot.meta);
             let segments = &mut self.segments;
-            let result = gather(slot, &meta, self.pool.as_ref(), segments, &mut self.pieces)
-                .and_then(|()| {
-                    Frame::in_ram(&self.ram, &self.pieces, slot.len, &meta, self.limits)
-                });
+            let gathered = gather(slot, &meta, self.pool.as_ref(), segments, &mut self.pieces);
+            let _section = self.access.as_ref().map(Access::enter);
+            if gathered.is_ok()
+                && slot.len <= MOST_BYTES
+                && let Some(access) = &self.access
+            {
+                let ranges = self.pieces.iter().map(|piece| (piece.gpa.0, piece.len));
+                let has = |(gpa, len)| access.has(&self.ram, gpa, len, false);
+                if !ranges.clone().all(has) {
+                    access.wish(&self.ram, ranges, false);
+                    // Once, however often it is looked at.
+                    metrics.tx_away.add((!self.is_away).into());
+                    self.is_away = true;
+                    break;
+                }
+            }
+            self.is_away = false;
+            self.unsent.start += 1;
+            let result = gathered.and_then(|()| {
+                Frame::in_ram(&self.ram, &self.pieces, slot.len, &meta, self.limits)
+            });
             if let Err(reason) = result
                 && reason.is_fault()
             {

@@ -10,7 +10,7 @@ use alacrity_devices::venet::{LoopbackClass, MacAddress, SwitchClass, TapClass};
 use rustix::io::Errno;
 use vbus::abi::venet::FrameMeta;
 use vbus::bus::{Client, Host};
-use vbus::memory::Region;
+use vbus::memory::{MemoryContext, Region};
 use vbus::test_utils::EventLog;
 use vbus::verbs::InterfaceId;
 use vm_memory::GuestAddress;
@@ -52,10 +52,10 @@ impl Lab {
         lab
     }
 
-    pub fn client(&self, bus: &str, ram: GuestRam) -> Client {
+    pub fn client(&self, bus: &str, memory: impl MemoryContext + 'static) -> Client {
         let pid = self.next_pid.fetch_add(1, Ordering::Relaxed);
         let member = self.host.join(bus, pid).unwrap();
-        member.attach(Arc::new(ram), EventLog::new()).unwrap()
+        member.attach(Arc::new(memory), EventLog::new()).unwrap()
     }
 
     pub fn client_with_events(&self, bus: &str, ram: GuestRam) -> (Client, Arc<EventLog>) {

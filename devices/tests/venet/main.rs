@@ -7,6 +7,7 @@
 )]
 
 mod allocations;
+mod away;
 mod fixture;
 mod hostile;
 mod loopback;
