@@ -381,12 +381,6 @@ impl VmConfig {
                 "pages of the host's pool cannot be taken in parts",
             ),
             (
-                self.bus.is_some(),
-                "--bus",
-                "the daemon has another mapping of guest memory, and where a page was taken it would read \
-                 zeros and make them the guest's; --balloon works with --bus, and gives back free pages",
-            ),
-            (
                 self.balloon.is_some(),
                 "--balloon",
                 "both would take the same pages, each without the other's knowledge",

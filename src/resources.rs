@@ -23,10 +23,13 @@ use crate::reclaim::reclaimer::{OnFailure, ReclaimError, Reclaimer};
 use crate::reclaim::release::{GuestMemory, HintedDisk};
 use crate::reclaim::restore::DiskWatch;
 use crate::reclaim::swap_file::SwapFile;
+use crate::reclaim::visitors::Lender;
 use crate::uplink::{DaemonBus, DaemonError, EmbeddedBus, EmbeddedError};
 
 /// Name of the connector to the bus.
 const CONNECTOR: &str = "vbus0";
+/// Name of that to the VM's own bus, if the other one is a daemon's.
+const OWN_CONNECTOR: &str = "vbus1";
 /// MTU that a guest assumes when nobody tells it.
 const DEFAULT_MTU: u32 = 1500;
 
@@ -152,29 +155,36 @@ impl VmBus {
         Ok(Some(VmBus::Embedded(made)))
     }
 
-    /// Plugs it into `machine`, with a device for hints about the pages of `keeper`.
+    /// Plugs it into `machine`, with a device for hints about the pages that are `hinted` at.
     fn plug_into(
         self,
         machine: &mut Machine,
-        keeper: Option<Arc<GuestMemory>>,
+        hinted: Option<(Arc<GuestMemory>, Lender)>,
     ) -> Result<Option<HintsHandle>, BuildError> {
         let ram = machine.ram().clone();
         let mut hints = None;
         match self {
             VmBus::Embedded(mut bus) => {
-                hints = keeper.map(|keeper| bus.add_hints(keeper)).transpose()?;
-                machine.add_vbus(CONNECTOR, bus.uplink(ram))?;
-                for (device, counters) in bus.counters() {
-                    machine.add_counters(&device, counters);
+                if let Some((keeper, _)) = hinted {
+                    hints = Some(bus.add_hints(keeper)?);
                 }
+                bus.plug_into(machine, CONNECTOR)?;
             }
             VmBus::Daemon(bus) => {
                 let report = machine.report();
-                let uplink = bus.uplink(ram, Box::new(move || report.text()))?;
+                let report = Box::new(move || report.text());
+                let lender = hinted.as_ref().map(|(_, lender)| lender.clone());
+                let uplink = bus.uplink(ram.clone(), lender, report)?;
                 let counters = uplink.metrics();
                 machine.hang_up_at_end(uplink.hang_up());
                 machine.add_vbus(CONNECTOR, Arc::new(uplink))?;
                 machine.add_counters(&format!("{CONNECTOR}.uplink"), counters);
+                // The daemon does not know what is in the guest's memory.
+                if let Some((keeper, _)) = hinted {
+                    let mut own = EmbeddedBus::open(&[])?;
+                    hints = Some(own.add_hints(keeper)?);
+                    own.plug_into(machine, OWN_CONNECTOR)?;
+                }
             }
         }
         Ok(hints)
@@ -227,8 +237,10 @@ impl HostResources {
         };
         let disks = (0..).zip(&self.disks);
         let hinted = disks.map(|(number, open)| open.hinted(number)).collect();
-        let keeper = reclaimer.clone();
-        let keeper = keeper.map(|reclaimer| Arc::new(GuestMemory::new(reclaimer, hinted)));
+        let hinted = reclaimer.as_ref().map(|reclaimer| {
+            let keeper = GuestMemory::new(Arc::clone(reclaimer), hinted);
+            (Arc::new(keeper), reclaimer.lender())
+        });
         for (idx, net) in self.nets.into_iter().enumerate() {
             let metrics = net.metrics();
             machine.add_virtio(&format!("net{idx}"), Box::new(net), metrics)?;
@@ -249,7 +261,7 @@ impl HostResources {
             machine.add_virtio("balloon0", Box::new(balloon), metrics)?;
         }
         let hints = match self.bus {
-            Some(bus) => bus.plug_into(machine, keeper)?,
+            Some(bus) => bus.plug_into(machine, hinted)?,
             None => None,
         };
         if let Some(reclaimer) = reclaimer {

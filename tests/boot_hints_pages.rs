@@ -143,7 +143,9 @@ fn swap_cache_is_volatile() {
 
     let dropped = num_pages(vm.id(), "dropped") - before;
     println!("dropped: {dropped} pages");
-    vm.shell(&format!("echo of $half; test {dropped} -ge $((half * 3 / 4))"));
+    vm.shell(&format!(
+        "echo of $half; test {dropped} -ge $((half * 3 / 4))"
+    ));
     vm.shell("a=$(md5sum <&4) && b=$(tail -c +20480001 /mnt/big | md5sum) && [ \"$a\" = \"$b\" ]");
     let counters = end(&host, vm);
     assert_eq!(counters["sectors_past_end"], 0, "{counters}");

@@ -349,7 +349,7 @@ pub struct RunArgs {
     pub balloon: Option<String>,
     /// Let the host take back memory whose bytes can be had again: pages of zeros, and copies of
     /// what is on the guest's disks. `alacrity reclaim` takes it. The guest finds its memory as it
-    /// left it, only slower. Needs userfaultfd (`alacrity check`), and excludes --hugepages, --bus
+    /// left it, only slower. Needs userfaultfd (`alacrity check`), and excludes --hugepages
     /// and --balloon.
     #[arg(long)]
     pub hints: bool,

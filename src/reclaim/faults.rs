@@ -1,16 +1,18 @@
 //! Gives pages back to whoever accesses them.
 //!
-//! Two threads serve the faults of a guest. Both access guest RAM through its file only, so they never
+//! Two threads serve the faults of a guest. They access guest RAM through its file only, so they never
 //! wait for themselves.
 //!
 //! - One takes all faults, and reads nothing. Whoever transfers to or from an image may hold a lock of
 //!   its file system, and meet a fault that needs no more than a page to be mapped: if that waited for a
 //!   read of the same image, both would wait for ever.
 //! - The other one reads pages back, from disks and the swap file.
+//!
+//! A third one does the same for processes that have the memory too ([`super::visitors`]).
 
 use std::io;
 use std::ops::Range;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::JoinHandle;
@@ -46,8 +48,10 @@ impl FaultServer {
     /// Those of making a thread.
     pub fn start(reclaimer: Arc<Reclaimer>) -> io::Result<Self> {
         let stop = Arc::new(EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?);
-        let stopped = Arc::clone(&stop);
+        let stopped = [Arc::clone(&stop), Arc::clone(&stop)];
+        let [fault_stop, wish_stop] = stopped;
         let reader = Arc::clone(&reclaimer);
+        let granter = Arc::clone(&reclaimer);
         let (to_read, reads) = mpsc::channel();
         let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
             let builder = std::thread::Builder::new().name(name.to_owned());
@@ -55,11 +59,15 @@ impl FaultServer {
         };
         // It ends with the other one, which has the sender.
         let reading = spawn("page-reads", Box::new(move || reader.serve_reads(&reads)))?;
-        let serving = move || reclaimer.serve_faults(&stopped, &to_read);
+        let granting = spawn(
+            "page-wishes",
+            Box::new(move || granter.serve_wishes(&wish_stop)),
+        )?;
+        let serving = move || reclaimer.serve_faults(&fault_stop, &to_read);
         let serving = spawn("page-faults", Box::new(serving))?;
         Ok(FaultServer {
             stop,
-            threads: vec![serving, reading],
+            threads: vec![serving, reading, granting],
         })
     }
 }
@@ -71,6 +79,21 @@ impl Drop for FaultServer {
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
+    }
+}
+
+/// Waits until there may be something to read from `events`; false once `stop` is readable.
+///
+/// # Errors
+/// Those of `poll`.
+pub(super) fn wait_for_event(events: BorrowedFd<'_>, stop: &EventFd) -> Result<bool, Errno> {
+    let mut fds = [
+        PollFd::from_borrowed_fd(events, PollFlags::IN),
+        PollFd::from_borrowed_fd(vbus::eventfd::as_fd(stop), PollFlags::IN),
+    ];
+    match poll(&mut fds, None) {
+        Err(Errno::INTR) => Ok(true),
+        result => result.map(|_| fds[1].revents().is_empty()),
     }
 }
 
@@ -86,17 +109,11 @@ pub(super) struct Ahead {
 impl Reclaimer {
     fn serve_faults(&self, stop: &EventFd, to_read: &Sender<Fault>) {
         loop {
-            let mut fds = [
-                PollFd::from_borrowed_fd(self.userfault.as_fd(), PollFlags::IN),
-                PollFd::from_borrowed_fd(vbus::eventfd::as_fd(stop), PollFlags::IN),
-            ];
-            let faults = match poll(&mut fds, None) {
-                Err(errno) if errno != Errno::INTR => Err(errno),
-                _ => self.userfault.faults(),
+            let faults = match wait_for_event(self.userfault.as_fd(), stop) {
+                Ok(true) => self.userfault.faults(),
+                Ok(false) => return,
+                Err(errno) => Err(errno),
             };
-            if stop.read().is_ok() {
-                return;
-            }
             match faults {
                 Ok(faults) => faults
                     .into_iter()
@@ -166,7 +183,8 @@ impl Reclaimer {
         Ok(true)
     }
 
-    fn serve_claimed(&self, fault: Fault, claim: Claim<'_, Waker>) -> io::Result<()> {
+    /// Serves a fault on a page that is the caller's.
+    pub(super) fn serve_claimed(&self, fault: Fault, claim: Claim<'_, Waker>) -> io::Result<()> {
         // A fault may be old by now: what the page is counts, and not what the access met.
         let page = fault.page;
         match (fault.kind, claim.state()) {

@@ -31,6 +31,7 @@
 //! | [`recent`] | pages that just came back |
 //! | [`restore`] | brings them back |
 //! | [`faults`] | serves those who access them |
+//! | [`visitors`] | other processes that have the memory too |
 //! | [`policy`] | which memory to take |
 //! | [`census`] | what the pages are, to be drawn |
 //!
@@ -41,7 +42,8 @@
 //! - A page that depends on sectors is rebuilt before they change ([`backing`]).
 //! - Between publishing and the hole nobody reads the page: every access to a page of a registered
 //!   chunk that needs something waits, and one that meets an owner waits until it lets go.
-//! - Nobody has another mapping of the file: reading a hole through it would make zeros of it.
+//! - Whoever has another mapping of the file looks first whether a page is there ([`visitors`]): reading
+//!   a hole would make zeros of it.
 
 pub mod backing;
 pub mod census;
@@ -59,4 +61,5 @@ pub mod take;
 #[cfg(test)]
 mod tests;
 pub mod userfault;
+pub mod visitors;
 pub mod word;

@@ -10,6 +10,7 @@ use alacrity_devices::metrics::{Counter, Timer};
 use parking_lot::Mutex;
 use rustix::io::Errno;
 use serde::Serialize;
+use vbus::residency::PageMap;
 
 use super::backing::{Disks, TransferMap};
 use super::drops::Drops;
@@ -19,10 +20,12 @@ use super::recent::Recent;
 use super::swap_file::SwapFile;
 use super::take::Room;
 use super::userfault::{Userfault, UserfaultError};
+use super::visitors::{Lender, Visitors};
 use super::word::{PageState, Wake, Words};
 
 /// Accesses are made to wait in units of so many pages, 64 MiB, on first use.
-pub(super) const CHUNK_PAGES: u64 = 1 << 14;
+pub(super) use vbus::residency::CHUNK_PAGES;
+
 /// So many are owned at once, at most, while it is found out what they are.
 const LOOK_PAGES: u64 = 64;
 
@@ -62,6 +65,8 @@ pub struct ReclaimMetrics {
     pub spared: Counter,
     /// Left alone: somebody wrote to them meanwhile.
     pub written_meanwhile: Counter,
+    /// Left alone: another process that serves the guest was too long at some page.
+    pub visited: Counter,
     /// Left alone: the memory could not be freed.
     pub unpunched: Counter,
     /// Read back from a disk.
@@ -79,6 +84,8 @@ pub struct ReclaimMetrics {
     pub unprotected: Counter,
     /// Mapped again, which were in memory.
     pub mapped: Counter,
+    /// Brought in, or made writable, for another process that serves the guest.
+    pub granted: Counter,
     /// Rebuilt before their sectors changed.
     pub rescued: Counter,
     /// Found in memory where a hole should have been, and mended. Always 0.
@@ -147,6 +154,9 @@ pub struct Reclaimer {
     pub(super) times: Arc<ReclaimTimes>,
     /// For those who take pages, who leave it for the next one.
     pub(super) room: Mutex<Vec<Room>>,
+    pub(super) visitors: Visitors,
+    /// What `words` is in, for them.
+    map: Arc<PageMap>,
     chunks: Mutex<BTreeSet<u64>>,
     on_failure: OnFailure,
 }
@@ -187,8 +197,10 @@ impl Reclaimer {
         on_failure: OnFailure,
     ) -> Result<Self, ReclaimError> {
         let num_pages = usize::try_from(ram.num_pages()).map_err(|_| RamError::Layout)?;
+        let map = PageMap::new(num_pages).map_err(io::Error::other)?;
+        let map = Arc::new(map);
         Ok(Reclaimer {
-            words: Words::new(num_pages, Arc::clone(&userfault)),
+            words: Words::with(Arc::clone(&map), Arc::clone(&userfault)),
             transfers: TransferMap::new(num_pages),
             recent: Recent::new(num_pages),
             drops: Drops::default(),
@@ -199,9 +211,16 @@ impl Reclaimer {
             metrics: Arc::default(),
             times: Arc::default(),
             room: Mutex::default(),
+            visitors: Visitors::new()?,
+            map,
             chunks: Mutex::default(),
             on_failure,
         })
+    }
+
+    /// What lets other processes have this memory.
+    pub fn lender(self: &Arc<Self>) -> Lender {
+        Lender::new(Arc::clone(self), Arc::clone(&self.map))
     }
 
     /// The guest cannot have `page` back.
@@ -268,16 +287,21 @@ impl Reclaimer {
         self.take_pages(pages, means, true)
     }
 
-    /// Makes accesses to `chunk` wait for us, and learns what of it is in memory.
-    pub(super) fn watch_chunk(&self, chunk: u64) -> Result<(), ReclaimError> {
+    /// Makes accesses to `chunk` wait for us, and learns what of it is in memory. False: another process
+    /// is at it, which may not know yet that it has to look first.
+    pub(super) fn watch_chunk(&self, chunk: u64) -> Result<bool, ReclaimError> {
         let mut chunks = self.chunks.lock();
         if chunks.contains(&chunk) {
-            return Ok(());
+            return Ok(true);
         }
         let pages = chunk * CHUNK_PAGES..((chunk + 1) * CHUNK_PAGES).min(self.ram.num_pages());
         self.userfault
             .register(pages.clone())
             .map_err(ReclaimError::Register)?;
+        self.map.watch(chunk);
+        if !self.visitors.wait_until_left() {
+            return Ok(false);
+        }
         chunks.insert(chunk);
         // From here on a first access waits, so what is a hole now stays one until we fill it.
         let mut start = pages.start;
@@ -286,7 +310,7 @@ impl Reclaimer {
             self.find_holes(start..end)?;
             start = end;
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Tells which of the holes in name are none. All of them are owned meanwhile: one that is given

@@ -103,7 +103,7 @@ impl Reclaimer {
         }
     }
 
-    fn wait_for_release(&self, page: u64) {
+    pub(super) fn wait_for_release(&self, page: u64) {
         let waker = self.words.waker();
         waker.wait_while(&|| self.words.is_waited_for(page));
     }

@@ -61,8 +61,12 @@ impl Reclaimer {
         for run in self.ram.runs(pages) {
             let mut start = run.start;
             while start < run.end {
-                self.watch_chunk(start / CHUNK_PAGES)?;
                 let end = run.end.min((start / run_pages + 1) * run_pages);
+                if !self.watch_chunk(start / CHUNK_PAGES)? {
+                    self.metrics.visited.add(end - start);
+                    start = end;
+                    continue;
+                }
                 num_freed += self.take_run(start..end, means, spares_recent, &mut room)?;
                 start = end;
             }
@@ -141,6 +145,11 @@ impl Reclaimer {
         let pages = first.page()..last.page() + 1;
         let memory = room.memory.get_mut(..claims.len());
         let memory = memory.ok_or(ReclaimError::Io(io::ErrorKind::InvalidInput.into()))?;
+        // Whoever looks at these pages from now on finds an owner.
+        if !self.visitors.wait_until_left() {
+            self.metrics.visited.add(pages.end - pages.start);
+            return Ok(0);
+        }
         let times = &self.times;
         let protect = || self.userfault.protect(pages.clone());
         times.protect.time(protect).map_err(io::Error::from)?;

@@ -23,14 +23,16 @@
 //! A resident page has no backing, so its word has room for a count of pins: transfers under way, for
 //! which it has to stay. [`Words::claim`] leaves a pinned page alone.
 //!
-//! Words are in memory of the host that no guest can map.
+//! Words are in memory of the host that no guest can map, and other processes of the host can only read
+//! (the numbers of the states that mean something to them are in [`vbus::residency::word`]).
 
 use std::fmt;
+use std::ops::Deref;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-const STATE_MASK: u64 = 0xf;
-const OWNED: u64 = 1 << 4;
+use vbus::residency::word::{KEPT, OWNED, PROTECTED, RESIDENT, STATE_MASK};
+
 const WAITED: u64 = 1 << 5;
 const WRITTEN: u64 = 1 << 6;
 const FLAGS: u64 = OWNED | WAITED | WRITTEN;
@@ -74,12 +76,12 @@ impl PageState {
         }
         match self {
             PageState::Hole => 0,
-            PageState::Resident => 1,
-            PageState::Pinned(pins) => with(1, 0, pins),
-            PageState::Proved(backing) => with(2, backing.disk, backing.sector),
+            PageState::Resident => RESIDENT,
+            PageState::Pinned(pins) => with(RESIDENT, 0, pins),
+            PageState::Proved(backing) => with(PROTECTED, backing.disk, backing.sector),
             PageState::Dropped(backing) => with(3, backing.disk, backing.sector),
             PageState::Swapped(slot) => with(4, 0, slot),
-            PageState::Kept => 5,
+            PageState::Kept => KEPT,
         }
     }
 
@@ -91,9 +93,9 @@ impl PageState {
         };
         match word & STATE_MASK {
             0 => PageState::Hole,
-            1 if address == 0 => PageState::Resident,
-            1 => PageState::Pinned(address),
-            2 => PageState::Proved(backing),
+            RESIDENT if address == 0 => PageState::Resident,
+            RESIDENT => PageState::Pinned(address),
+            PROTECTED => PageState::Proved(backing),
             3 => PageState::Dropped(backing),
             4 => PageState::Swapped(address),
             _ => PageState::Kept,
@@ -154,16 +156,33 @@ pub trait Wake {
     fn wake(&self, page: u64);
 }
 
+/// Where words are.
+trait Storage<W>: Send + Sync {
+    fn words(&self) -> &[W];
+}
+
+impl<W, T: Deref<Target: AsRef<[W]>> + Send + Sync> Storage<W> for T {
+    fn words(&self) -> &[W] {
+        self.deref().as_ref()
+    }
+}
+
 /// The words of all pages, by page number: the offset in the memory file, in pages.
 pub struct Words<K, W = AtomicU64> {
-    words: Box<[W]>,
+    words: Box<dyn Storage<W>>,
     waker: K,
+}
+
+impl<K, W> Words<K, W> {
+    fn all(&self) -> &[W] {
+        self.words.words()
+    }
 }
 
 impl<K, W> fmt::Debug for Words<K, W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Words")
-            .field("num_pages", &self.words.len())
+            .field("num_pages", &self.all().len())
             .finish_non_exhaustive()
     }
 }
@@ -183,7 +202,7 @@ impl<K: Wake> Words<K> {
         Words::with(
             std::iter::repeat_with(AtomicU64::default)
                 .take(num_pages)
-                .collect(),
+                .collect::<Box<[_]>>(),
             waker,
         )
     }
@@ -191,18 +210,19 @@ impl<K: Wake> Words<K> {
 
 impl<K: Wake, W: Word> Words<K, W> {
     /// Words of holes in `words`, which are 0.
-    pub fn with(words: Box<[W]>, waker: K) -> Self {
+    pub fn with(words: impl Deref<Target: AsRef<[W]>> + Send + Sync + 'static, waker: K) -> Self {
+        let words = Box::new(words);
         Words { words, waker }
     }
 
     /// Number of pages.
     pub fn len(&self) -> usize {
-        self.words.len()
+        self.all().len()
     }
 
     /// Whether there is no page.
     pub fn is_empty(&self) -> bool {
-        self.words.is_empty()
+        self.all().is_empty()
     }
 
     /// Who wakes.
@@ -220,7 +240,7 @@ impl<K: Wake, W: Word> Words<K, W> {
     }
 
     fn word(&self, page: u64) -> Option<&W> {
-        self.words.get(usize::try_from(page).ok()?)
+        self.all().get(usize::try_from(page).ok()?)
     }
 
     /// The state of `page` now, for counting and display: it may change any time. `None`: no page.

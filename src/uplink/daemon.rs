@@ -24,6 +24,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use super::follower::Follower;
 use super::session::Session;
 use crate::host::socket::{self, SocketError};
+use crate::reclaim::visitors::Lender;
 
 /// A daemon that takes longer to say what is on its bus does not keep the guest waiting.
 const BEGIN_TIMEOUT: Duration = Duration::from_secs(1);
@@ -79,6 +80,19 @@ pub enum DaemonError {
     /// The daemon does not take guest RAM: too much of it above all.
     #[error("--bus {bus}: the daemon at {} does not take the guest's memory; choose less with --memory", socket.display())]
     Memory {
+        /// The bus.
+        bus: String,
+        /// The daemon's socket.
+        socket: PathBuf,
+        /// Why.
+        source: Errno,
+    },
+    /// The daemon cannot do with memory that comes and goes.
+    #[error(
+        "--bus {bus}: the daemon at {} does not serve guests whose memory is reclaimed; start it from this version of alacrity (on a host with asynchronous I/O), or leave --hints and --swap out",
+        socket.display()
+    )]
+    Pages {
         /// The bus.
         bus: String,
         /// The daemon's socket.
@@ -149,8 +163,20 @@ impl Place {
         })
     }
 
-    /// Lets the daemon see all of `ram`, at the guest's own addresses.
-    pub fn register(&self, remote: &Remote, ram: &GuestRam) -> Result<(), DaemonError> {
+    /// Lets the daemon see all of `ram`, at the guest's own addresses, and tells it by `lender` which of
+    /// it is there, if some may be away.
+    pub fn register(
+        &self,
+        remote: &Remote,
+        ram: &GuestRam,
+        lender: Option<&Lender>,
+    ) -> Result<(), DaemonError> {
+        let introduced = lender.map_or(Ok(()), |lender| lender.introduce(remote));
+        introduced.map_err(|source| DaemonError::Pages {
+            bus: self.bus.clone(),
+            socket: self.socket.clone(),
+            source,
+        })?;
         for region in ram.iter() {
             let start = region.start_addr();
             let registered = usize::try_from(region.len())
@@ -202,13 +228,19 @@ impl DaemonBus {
     }
 
     /// The way to this bus for a guest with `ram`, which the daemon can read and write from now on.
-    /// The daemon shows what `report` returns in its control tree.
+    /// `lender` is there if memory of the guest may be away. The daemon shows what `report` returns in its
+    /// control tree.
     ///
     /// # Errors
     /// [`DaemonError::Memory`], [`DaemonError::Thread`].
-    pub fn uplink(self, ram: GuestRam, report: Report) -> Result<DaemonUplink, DaemonError> {
+    pub fn uplink(
+        self,
+        ram: GuestRam,
+        lender: Option<Lender>,
+        report: Report,
+    ) -> Result<DaemonUplink, DaemonError> {
         let thread = |source| DaemonError::Thread { source };
-        self.place.register(&self.remote, &ram)?;
+        self.place.register(&self.remote, &ram, lender.as_ref())?;
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
                 has_daemon: true,
@@ -216,9 +248,11 @@ impl DaemonBus {
             }),
             changed: Condvar::new(),
             wake: EventFd::new(EFD_NONBLOCK).map_err(thread)?,
+            lender: lender.clone(),
             metrics: Arc::default(),
         });
         let follower = Follower {
+            lender,
             shared: Arc::clone(&shared),
             place: self.place,
             ram,
@@ -293,6 +327,7 @@ pub(super) struct Shared {
     changed: Condvar,
     /// Readable when others have changed `state`.
     pub wake: EventFd,
+    lender: Option<Lender>,
     pub metrics: Arc<DaemonMetrics>,
 }
 
@@ -352,7 +387,7 @@ impl Uplink for DaemonUplink {
         events: Arc<dyn EventSink>,
         on_loss: OnLoss,
     ) -> Result<Arc<dyn Verbs + Send + Sync>, Errno> {
-        let session = Session::new(events, on_loss);
+        let session = Session::new(events, on_loss, self.shared.lender.clone());
         self.shared.lock().session = Some(Arc::clone(&session));
         self.shared.wake();
         self.shared.wait_until_begun(&session);

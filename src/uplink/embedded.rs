@@ -14,6 +14,7 @@ use vbus::device::DeviceClass;
 use vbus::tree::Tree;
 use vbus::verbs::{EventSink, Verbs};
 
+use crate::builder::{BuildError, Machine};
 use crate::config::{VenetBackend, VenetConfig};
 
 /// The only bus.
@@ -145,6 +146,18 @@ impl EmbeddedBus {
             member: Arc::clone(&self.member),
             ram,
         })
+    }
+
+    /// Plugs a connector called `name` to this bus into `machine`, which shows the counters of all devices.
+    ///
+    /// # Errors
+    /// [`BuildError`].
+    pub fn plug_into(&self, machine: &mut Machine, name: &str) -> Result<(), BuildError> {
+        machine.add_vbus(name, self.uplink(machine.ram().clone()))?;
+        for (device, counters) in self.counters() {
+            machine.add_counters(&device, counters);
+        }
+        Ok(())
     }
 
     /// Names and counters of all devices.

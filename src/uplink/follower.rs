@@ -12,6 +12,7 @@ use vbus::loan;
 
 use super::daemon::{Place, Report, Shared};
 use super::session::Session;
+use crate::reclaim::visitors::Lender;
 
 /// Between attempts to join again: at first, and at most.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
@@ -26,6 +27,7 @@ pub(super) struct Follower {
     pub shared: Arc<Shared>,
     pub place: Place,
     pub ram: GuestRam,
+    pub lender: Option<Lender>,
     pub report: Report,
 }
 
@@ -61,7 +63,8 @@ impl Follower {
         let mut reported = None;
         while !self.shared.is_stopped() {
             let joined = self.place.join().and_then(|remote| {
-                self.place.register(&remote, &self.ram)?;
+                self.place
+                    .register(&remote, &self.ram, self.lender.as_ref())?;
                 Ok(remote)
             });
             match joined {
@@ -158,10 +161,10 @@ impl Follower {
         self.shared.set_daemon(false);
         let bus = &self.place.bus;
         tracing::warn!("vbus0: lost the daemon of bus {bus} ({errno}); waiting for it");
-        let cookies = session.map(Session::lose).unwrap_or_default();
+        let shms = session.map(Session::lose).unwrap_or_default();
         self.await_memory();
         if let Some(session) = session {
-            session.tell_closed(cookies);
+            session.tell_closed(shms);
         }
         Ended::Lost
     }

@@ -4,7 +4,7 @@
 //! its id. A daemon that comes back tells of everything on the bus before it admits us; what is in the
 //! same place then and of the same kind goes on under the same id, and the rest is dropped.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -14,6 +14,8 @@ use rustix::io::Errno;
 use vbus::client::{Device, Remote};
 use vbus::verbs::{Event, EventSink, Handle, InterfaceId, ShmRequest, Verbs};
 
+use crate::reclaim::visitors::{Kept, Lender};
+
 /// A client of the bus for as long as the guest wants to be one, however often the daemon goes and
 /// comes back.
 ///
@@ -21,6 +23,7 @@ use vbus::verbs::{Event, EventSink, Handle, InterfaceId, ShmRequest, Verbs};
 pub(super) struct Session {
     events: Arc<dyn EventSink>,
     on_loss: OnLoss,
+    lender: Option<Lender>,
     has_begun: AtomicBool,
     state: Mutex<State>,
 }
@@ -37,9 +40,13 @@ struct State {
     next_handle: u64,
     /// Connections by our handle, with the daemon's; `None` once that daemon is gone.
     handles: BTreeMap<u64, Option<Handle>>,
-    /// Cookies of memory that the daemon has or is about to get.
-    shms: BTreeSet<u64>,
+    /// Memory that the daemon has or is about to get, by cookie; it is kept in memory meanwhile.
+    shms: BTreeMap<u64, Option<Kept>>,
 }
+
+/// Memory that a daemon which is gone had, and may still write to.
+#[derive(Default)]
+pub(super) struct Shared(BTreeMap<u64, Option<Kept>>);
 
 /// An interface that the guest knows.
 struct Interface {
@@ -51,8 +58,10 @@ struct Interface {
 }
 
 impl Session {
-    pub fn new(events: Arc<dyn EventSink>, on_loss: OnLoss) -> Arc<Self> {
+    /// `lender` is there if memory of the guest may be away.
+    pub fn new(events: Arc<dyn EventSink>, on_loss: OnLoss, lender: Option<Lender>) -> Arc<Self> {
         Arc::new(Session {
+            lender,
             events,
             on_loss,
             has_begun: AtomicBool::new(false),
@@ -105,8 +114,8 @@ impl Session {
                     })
                 }
                 Event::ShmClosed { cookie } => {
-                    let was_shared = state.shms.remove(&cookie);
-                    was_shared.then_some(Event::ShmClosed { cookie })
+                    let shared = state.shms.remove(&cookie);
+                    shared.map(|_| Event::ShmClosed { cookie })
                 }
                 event @ Event::Signal { .. } => Some(event),
             }
@@ -118,8 +127,8 @@ impl Session {
 
     /// The daemon is gone, and with it all that it had: every interface is lost or dropped. The
     /// result is for [`Session::tell_closed`].
-    pub fn lose(&self) -> Vec<u64> {
-        let (ids, cookies) = {
+    pub fn lose(&self) -> Shared {
+        let (ids, shms) = {
             let mut state = self.lock();
             state.remote = None;
             state.handles.values_mut().for_each(|handle| *handle = None);
@@ -131,7 +140,7 @@ impl Session {
             if self.on_loss == OnLoss::Drop {
                 state.interfaces.clear();
             }
-            (ids, std::mem::take(&mut state.shms).into_iter().collect())
+            (ids, Shared(std::mem::take(&mut state.shms)))
         };
         for id in ids {
             self.events.event(match self.on_loss {
@@ -139,12 +148,12 @@ impl Session {
                 OnLoss::Drop => Event::DeviceDropped { id },
             });
         }
-        cookies
+        shms
     }
 
     /// Gives the guest its memory back.
-    pub fn tell_closed(&self, cookies: Vec<u64>) {
-        for cookie in cookies {
+    pub fn tell_closed(&self, shms: Shared) {
+        for (cookie, _) in shms.0 {
             self.events.event(Event::ShmClosed { cookie });
         }
     }
@@ -271,13 +280,16 @@ impl Verbs for Session {
     fn shm(&self, handle: Handle, request: ShmRequest) -> Result<(), Errno> {
         let (remote, handle) = self.connection(handle)?;
         let cookie = request.cookie;
+        // Not with the lock: it may have to be brought in.
+        let kept = self.lender.as_ref();
+        let kept = kept.map(|lender| lender.keep(&request.region));
         {
             let mut state = self.lock();
             if !state.uses(&remote) {
                 return Err(Errno::NODEV);
             }
             // Before it is shared: its end can overtake the answer.
-            state.shms.insert(cookie);
+            state.shms.insert(cookie, kept);
         }
         match remote.shm(handle, request) {
             // Nobody knows whether the daemon has it, so it counts as shared: its end is told with the

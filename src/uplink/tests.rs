@@ -336,8 +336,12 @@ mod daemon {
 
         fn uplink(&self, bus: &str, ram: &GuestRam) -> DaemonUplink {
             let bus = DaemonBus::join(bus, Some(&self.socket())).unwrap();
-            bus.uplink(ram.clone(), Box::new(|| "state running\nexits/io 7".into()))
-                .unwrap()
+            bus.uplink(
+                ram.clone(),
+                None,
+                Box::new(|| "state running\nexits/io 7".into()),
+            )
+            .unwrap()
         }
     }
 
@@ -347,7 +351,8 @@ mod daemon {
             let mut bus = DaemonBus::join(bus, Some(&self.socket())).unwrap();
             bus.place.limit = Duration::from_millis(300);
             bus.remote = bus.place.join().unwrap();
-            bus.uplink(ram.clone(), Box::new(String::new)).unwrap()
+            bus.uplink(ram.clone(), None, Box::new(String::new))
+                .unwrap()
         }
     }
 
