@@ -68,6 +68,8 @@ pub(super) struct Sender {
     is_away: bool,
     segments: Box<[Segment]>,
     pieces: Vec<Piece>,
+    /// Those of frames that are not sent yet.
+    wanted: Vec<Piece>,
 }
 
 impl Sender {
@@ -84,6 +86,7 @@ impl Sender {
             slots: vec![Slot::default(); BATCH_SLOTS].into_boxed_slice(),
             segments: vec![Segment::default(); most].into_boxed_slice(),
             pieces: Vec::with_capacity(most),
+            wanted: Vec::with_capacity(2 * most),
         }
     }
 
@@ -168,15 +171,15 @@ impl Sender {
             let meta = meta_of(slot.meta);
             let segments = &mut self.segments;
             let gathered = gather(slot, &meta, self.pool.as_ref(), segments, &mut self.pieces);
-            let _section = self.access.as_ref().map(Access::enter);
+            let section = self.access.as_ref().map(Access::enter);
             if gathered.is_ok()
                 && slot.len <= MOST_BYTES
                 && let Some(access) = &self.access
             {
-                let ranges = self.pieces.iter().map(|piece| (piece.gpa.0, piece.len));
-                let has = |(gpa, len)| access.has(&self.ram, gpa, len, false);
-                if !ranges.clone().all(has) {
-                    access.wish(&self.ram, ranges, false);
+                let has = |piece: &Piece| access.has(&self.ram, piece.gpa.0, piece.len, false);
+                if !self.pieces.iter().all(has) {
+                    drop(section);
+                    self.wish_for_unsent();
                     // Once, however often it is looked at.
                     metrics.tx_away.add((!self.is_away).into());
                     self.is_away = true;
@@ -215,6 +218,30 @@ impl Sender {
         }
         batch.end(&mut self.end, path, metrics);
         Ok(cost)
+    }
+
+    /// Wishes for the frame that is not all in memory, and for those behind it: they may come from the
+    /// same file.
+    fn wish_for_unsent(&mut self) {
+        let Some(access) = &self.access else { return };
+        self.wanted.clear();
+        for slot in self.slots.get(self.unsent.clone()).unwrap_or_default() {
+            let (segments, pieces) = (&mut self.segments, &mut self.pieces);
+            let gathered = gather(
+                slot,
+                &meta_of(slot.meta),
+                self.pool.as_ref(),
+                segments,
+                pieces,
+            );
+            let is_enough = self.wanted.len() >= usize::from(MAX_SEGMENTS);
+            if is_enough || gathered.is_err() || slot.len > MOST_BYTES {
+                break;
+            }
+            self.wanted.append(pieces);
+        }
+        let ranges = self.wanted.iter().map(|piece| (piece.gpa.0, piece.len));
+        access.wish(&self.ram, ranges, false);
     }
 }
 

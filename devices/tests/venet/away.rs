@@ -225,7 +225,8 @@ fn frame_that_is_away_waits_for_the_vm_and_those_behind_it_wait_too() {
 
     station.link_up().unwrap();
 
-    assert_eq!(vm.take_wishes(), [read(tx_page(1))]);
+    // What is behind it may be away for the same reason.
+    assert_eq!(vm.take_wishes(), [1, 3].map(|nth| read(tx_page(nth))));
     send_all(&mut station, &[104]);
     assert_eq!(lengths(&receive(&mut neighbour, 1)), [100]);
     std::thread::sleep(A_WHILE);
