@@ -6,8 +6,9 @@
     reason = "tests fail by panicking"
 )]
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::thread;
 
 use vbus::Errno;
@@ -42,9 +43,10 @@ fn assert_one_of(result: Result<(), Errno>, expected: &[Errno]) {
     }
 }
 
-fn administrate(tree: &Tree, seed: u64) {
+/// For as long as there are clients.
+fn administrate(tree: &Tree, seed: u64, num_clients: &AtomicUsize) {
     let mut random = Random(seed);
-    for _ in 0..2000 {
+    while num_clients.load(SeqCst) > 0 {
         let device = format!("d{}", random.below(NUM_DEVICES));
         let bus = format!("b{}", random.below(NUM_BUSES));
         let link = format!("config/instances/{bus}/{device}");
@@ -93,9 +95,12 @@ fn follow(events: Vec<Event>, present: &mut Vec<InterfaceId>, last: &mut Option<
     }
 }
 
+/// Until it was connected once, at least.
 fn come_and_go(host: &Arc<Host>, pid: u32) {
     let mut random = Random(u64::from(pid) * 77);
-    for _ in 0..300 {
+    let (mut num_rounds, mut num_opened) = (0, 0);
+    while num_rounds < 300 || num_opened == 0 {
+        num_rounds += 1;
         let Ok(member) = host.join(&format!("b{}", random.below(NUM_BUSES)), pid) else {
             thread::yield_now();
             continue;
@@ -113,6 +118,7 @@ fn come_and_go(host: &Arc<Host>, pid: u32) {
                 Err(Errno::NOENT | Errno::BUSY | Errno::NODEV) => continue,
                 Err(errno) => panic!("open: {errno}"),
             };
+            num_opened += 1;
             let mut data = [1, 2];
             let results = [
                 client.shm(handle, shm_request(0, cookie)),
@@ -137,14 +143,20 @@ fn administrators_and_clients_at_once_leave_a_consistent_host() {
     let (host, census) = echo_host();
     let tree = host.tree();
 
+    let num_clients = AtomicUsize::new(3);
     thread::scope(|scope| {
+        let (host, num_clients) = (&host, &num_clients);
         for seed in 1..=3 {
             let tree = tree.clone();
-            scope.spawn(move || administrate(&tree, seed * 0x9e37_79b9));
+            scope.spawn(move || administrate(&tree, seed * 0x9e37_79b9, num_clients));
         }
         for pid in 1..=3 {
-            let host = &host;
-            scope.spawn(move || come_and_go(host, pid));
+            scope.spawn(move || {
+                // Also of one that fails.
+                let result = catch_unwind(AssertUnwindSafe(|| come_and_go(host, pid)));
+                num_clients.fetch_sub(1, SeqCst);
+                result.unwrap_or_else(|panic| resume_unwind(panic));
+            });
         }
     });
 
