@@ -11,6 +11,7 @@ mod harness;
 pub mod over_time;
 mod reclaim;
 mod report;
+pub mod results;
 mod ring;
 mod tap_pair;
 mod transport;

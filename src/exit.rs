@@ -12,7 +12,8 @@ pub enum ExitStatus {
     Command(u8),
     /// 1: `check` found that this host cannot run Linux guests.
     CheckFailed,
-    /// 1: `vbus` was refused an operation, or `reclaim` got less than wanted.
+    /// 1: `vbus` was refused an operation, `reclaim` got less than wanted, or `bench report --compare`
+    /// found something worse.
     OperationFailed,
     /// 2: bad usage or input; nothing was started.
     BadInput,

@@ -6,11 +6,13 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use alacrity::bench::{CallCase, Case, Effort, FramesCase, ReclaimCase, RingCase, over_time};
+use alacrity::bench::{
+    CallCase, Case, Effort, FramesCase, ReclaimCase, RingCase, over_time, results,
+};
 use alacrity::check;
 use alacrity::cli::{
-    self, BenchArgs, BenchCase, CheckArgs, Cli, Command, HostArgs, LogLevel, RunArgs, VbusArgs,
-    generated,
+    self, BenchArgs, BenchCase, BenchCommand, CheckArgs, Cli, Command, HostArgs, LogLevel, RunArgs,
+    VbusArgs, generated,
 };
 use alacrity::config::VmConfig;
 use alacrity::exit::ExitStatus;
@@ -89,8 +91,16 @@ fn check(args: &CheckArgs) -> Result<ExitStatus, Failure> {
 
 fn bench(args: &BenchArgs) -> Result<ExitStatus, Failure> {
     let host_error = |error| (ExitStatus::HostError, error);
+    let case = match (&args.command, args.case) {
+        (Some(BenchCommand::Report(args)), _) => {
+            return results::command::run(args, &mut io::stdout())
+                .map_err(|error| (error.status(), error.into()));
+        }
+        (None, Some(case)) => case,
+        (None, None) => return Err(bad_input(anyhow!("nothing to measure was named"))),
+    };
     if let Some(path) = &args.draw {
-        if args.case != BenchCase::Reclaim {
+        if case != BenchCase::Reclaim {
             return Err(bad_input(anyhow!(
                 "--draw goes with `alacrity bench reclaim`"
             )));
@@ -99,7 +109,7 @@ fn bench(args: &BenchArgs) -> Result<ExitStatus, Failure> {
         drawn.map_err(|error| host_error(error.into()))?;
         return Ok(ExitStatus::Success);
     }
-    let case: &dyn Case = match args.case {
+    let case: &dyn Case = match case {
         BenchCase::Ring => &RingCase,
         BenchCase::Call => &CallCase,
         BenchCase::Frames => &FramesCase,

@@ -505,6 +505,58 @@ fn help_of_vms_says_which_one_is_meant() {
 }
 
 #[test]
+fn report_of_benchmarks_is_made_compared_and_refused() {
+    let place = Place::new().file(
+        "raw.tsv",
+        "boot_us\talacrity\t1\t10\nboot_us\tqemu\t1\t20\n",
+    );
+    let report = |arguments: &[&str]| {
+        Command::new(ALACRITY)
+            .args(["bench", "report", "--from", "."])
+            .args(arguments)
+            .current_dir(place.dir.path())
+            .output()
+            .unwrap()
+    };
+
+    let made = report(&["--out", "out"]);
+    let compared = report(&["--compare", "out/results.json"]);
+    let no_report = report(&["--compare", "raw.tsv"]);
+    fs::write(place.dir.path().join("net.json"), "{}\n{\"case\"").unwrap();
+    let broken = report(&[]);
+
+    assert_says(
+        &String::from_utf8(made.stdout).unwrap(),
+        &["boot_us", "2.00", "one round only", "out/report.html"],
+    );
+    assert_eq!(compared.status.code(), Some(0));
+    let said = String::from_utf8(compared.stdout).unwrap();
+    assert_says(&said, &["0 worse", "1 of too few rounds"]);
+    assert_says(&refusal(&no_report), &["raw.tsv, line 1", "results.json"]);
+    assert_says(&refusal(&broken), &["net.json, line 1", "bench-net"]);
+}
+
+#[test]
+fn help_of_the_report_teaches() {
+    let output = Command::new(ALACRITY)
+        .args(["bench", "report", "--help"])
+        .output()
+        .unwrap();
+    let help = String::from_utf8(output.stdout).unwrap();
+
+    assert_says(
+        &help,
+        &[
+            "--compare",
+            "above 1",
+            "EXAMPLES",
+            "scripts/bench",
+            "EXIT STATUS",
+        ],
+    );
+}
+
+#[test]
 fn user_without_runtime_directory_has_no_vms_to_ask() {
     let place = Place::new();
     let Some(program) = for_nobody(&place) else {

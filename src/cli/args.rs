@@ -196,6 +196,50 @@ EXIT STATUS:
   2  bad usage, no such VM, or it runs without --hints and --swap
   4  the VM does not answer, or the file cannot be written";
 
+const REPORT_NOTES: &str = "\
+Measures nothing. Reads those of these files that are in --from:
+
+  raw.tsv, net.json       scripts/bench
+  reclaim.json            scripts/bench-reclaim
+  ring.json, call.json,   alacrity bench ring --json target/bench/ring.json, and so on
+  frames.json
+  pages.json              alacrity bench reclaim --json target/bench/pages.json
+  notes.tsv,              what the scripts noted about peers and machine: names and texts,
+  net-notes.tsv           with a tab between
+
+The ratio is the peer's cost by ours, or our rate by the peer's: above 1 ours is better. It is the
+median of the rounds, with its quartiles; of up to four rounds these are the least and the greatest.
+
+  won, lost  the difference is beyond the noise
+  tied       the quartiles of the ratio have 1 between them, or the ratio is within the noise:
+             that of the controls of the same file and metric, else half of the spread of either
+             side, together. So is a single round without a control, which tells nothing about
+             noise.
+
+--compare looks at ratios, as values of two runs do not compare, and at values only where ours has
+no peer. A change counts if the quartiles of both runs have nothing in common and the medians differ
+by more than the noise of either.
+
+EXAMPLES:
+  What the last run of scripts/bench says:
+    alacrity bench report
+    xdg-open target/bench/report.html
+
+  Did a change of mine help?
+    scripts/bench
+    cp target/bench/results.json before.json
+    scripts/bench --compare before.json     ends with the same as
+    alacrity bench report --compare before.json
+
+  What was lost, for a program:
+    alacrity bench report --json | jq '.outcomes[] | select(.verdict == \"lost\")'
+
+EXIT STATUS:
+  0  written; with --compare, nothing became worse
+  1  something became worse
+  2  bad usage, or raw values or OLD.json cannot be read; nothing was written
+  4  the report cannot be written";
+
 const TOP_EXAMPLES: &str = "\
 EXAMPLES:
   alacrity check                      can this machine run guests?
@@ -398,15 +442,24 @@ EXAMPLES:
   alacrity bench ring --quick             is it working?
   alacrity bench ring --json ring.json    raw values of every round
   alacrity bench reclaim --draw guests.tsv
+  alacrity bench report                   what all benchmarks say, as a page
 
 EXIT STATUS:
   0  measured, whatever the result
   2  bad usage
   4  it could not be measured")]
+#[command(
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    disable_help_subcommand = true
+)]
 pub struct BenchArgs {
+    /// Instead of measuring.
+    #[command(subcommand)]
+    pub command: Option<BenchCommand>,
     /// What to measure.
-    #[arg(value_enum)]
-    pub case: BenchCase,
+    #[arg(value_enum, required = true)]
+    pub case: Option<BenchCase>,
     /// Write the raw values of every round to FILE as JSON.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub json: Option<PathBuf>,
@@ -417,6 +470,31 @@ pub struct BenchArgs {
     /// time, as FILE.svg.
     #[arg(long, value_name = "FILE.tsv", value_hint = ValueHint::FilePath, conflicts_with_all = ["json", "quick"])]
     pub draw: Option<PathBuf>,
+}
+
+/// What `alacrity bench` does besides measuring.
+#[derive(Debug, Subcommand)]
+pub enum BenchCommand {
+    /// Make one page of what the benchmarks measured, and say what became better or worse.
+    Report(ReportArgs),
+}
+
+/// Flags of `alacrity bench report`.
+#[derive(Debug, Args)]
+#[command(after_long_help = REPORT_NOTES)]
+pub struct ReportArgs {
+    /// Read the raw values in DIR.
+    #[arg(long, value_name = "DIR", default_value = "target/bench", value_hint = ValueHint::DirPath)]
+    pub from: PathBuf,
+    /// Write report.html and results.json to DIR, which is made if it is missing [default: that of --from].
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub out: Option<PathBuf>,
+    /// Say what became better or worse since the report that wrote OLD.json, its results.json.
+    #[arg(long, value_name = "OLD.json", value_hint = ValueHint::FilePath)]
+    pub compare: Option<PathBuf>,
+    /// Print results.json instead of tables.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// A benchmark.

@@ -33,6 +33,7 @@ mod tests {
         assert_eq!(
             names,
             [
+                "alacrity-bench-report.1",
                 "alacrity-bench.1",
                 "alacrity-check.1",
                 "alacrity-completions.1",
