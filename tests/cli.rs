@@ -250,7 +250,10 @@ fn as_nobody(place: &Place, args: &[&str]) -> Command {
 /// A copy of the program that nobody may run; `None` if we cannot become nobody.
 fn for_nobody(place: &Place) -> Option<String> {
     let program = place.dir.path().join("alacrity");
-    fs::copy(ALACRITY, &program).unwrap();
+    // By another process: what this one has open for writing, a child that another test starts at that
+    // moment has too, and until it is gone nobody can execute the copy ("Text file busy").
+    let copied = Command::new("cp").arg(ALACRITY).arg(&program).status();
+    assert!(copied.unwrap().success());
     fs::set_permissions(place.dir.path(), Permissions::from_mode(0o755)).unwrap();
     let can_become = as_nobody(place, &["true"]).output();
     can_become
