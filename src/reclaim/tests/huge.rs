@@ -97,7 +97,8 @@ fn memory_that_is_not_freed_keeps_its_bytes() {
     }
     how.store(WELL, Ordering::Relaxed);
     setup.settle();
-    assert_eq!(setup.swap_out(), 81);
+    // All of a huge page, where the kernel made one.
+    assert!(setup.swap_out() >= 81);
     for page in 0..80 {
         assert_eq!(setup.read(page), page + 1);
     }
