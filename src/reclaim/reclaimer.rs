@@ -156,7 +156,7 @@ pub struct Reclaimer {
     pub(super) room: Mutex<Vec<Room>>,
     pub(super) visitors: Visitors,
     /// What `words` is in, for them.
-    map: Arc<PageMap>,
+    pub(super) map: Arc<PageMap>,
     chunks: Mutex<BTreeSet<u64>>,
     on_failure: OnFailure,
 }
@@ -220,7 +220,7 @@ impl Reclaimer {
 
     /// What lets other processes have this memory.
     pub fn lender(self: &Arc<Self>) -> Lender {
-        Lender::new(Arc::clone(self), Arc::clone(&self.map))
+        Lender::new(Arc::clone(self))
     }
 
     /// The guest cannot have `page` back.

@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use vbus::client::Remote;
 use vbus::eventfd;
 use vbus::memory::Region;
-use vbus::residency::{PageMap, Visit, Wish};
+use vbus::residency::{Visit, Wish};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::faults::wait_for_event;
@@ -122,12 +122,11 @@ impl Reclaimer {
 #[derive(Debug, Clone)]
 pub struct Lender {
     reclaimer: Arc<Reclaimer>,
-    map: Arc<PageMap>,
 }
 
 impl Lender {
-    pub(super) fn new(reclaimer: Arc<Reclaimer>, map: Arc<PageMap>) -> Self {
-        Lender { reclaimer, map }
+    pub(super) fn new(reclaimer: Arc<Reclaimer>) -> Self {
+        Lender { reclaimer }
     }
 
     /// Tells the daemon behind `remote` which pages are there. Before it gets the memory.
@@ -137,7 +136,11 @@ impl Lender {
     pub fn introduce(&self, remote: &Remote) -> Result<(), Errno> {
         let visitors = &self.reclaimer.visitors;
         let visit = Visit::new().map_err(|_| Errno::NOMEM)?;
-        remote.add_pages(&self.map, &visit, (&visitors.asked, &visitors.served))?;
+        remote.add_pages(
+            &self.reclaimer.map,
+            &visit,
+            (&visitors.asked, &visitors.served),
+        )?;
         // It has no memory yet, and so nothing to do in a section.
         let mut visits = visitors.visits.lock();
         visits.retain(|visit| visit.is_lent());

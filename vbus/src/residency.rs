@@ -378,11 +378,6 @@ impl Access {
         Inside { access: self }
     }
 
-    /// Readable after wishes were granted: see [`Residency::served`].
-    pub fn served(&self) -> &Arc<EventFd> {
-        self.residency.served()
-    }
-
     /// Asks the VM to bring in those pages of `ranges` that are not there, as far as there is room for
     /// wishes. Ranges are an address and a length.
     pub fn wish(&self, ram: &GuestRam, ranges: impl Iterator<Item = (u64, u32)>, is_write: bool) {
@@ -422,7 +417,8 @@ impl Drop for Inside<'_> {
     }
 }
 
-/// The pages of the `len` bytes, which are no more than a frame or a buffer has, from `gpa` on, by place in their file.
+/// The pages of the `len` bytes, which are no more than a frame or a buffer has, from `gpa` on, by place
+/// in their file.
 fn pages(ram: &GuestRam, gpa: u64, len: u32) -> impl Iterator<Item = u64> {
     let last = gpa.saturating_add(u64::from(len)).saturating_sub(1);
     let frames = gpa / PAGE_BYTES..=last / PAGE_BYTES;
