@@ -1,6 +1,10 @@
-//! For tests: a device class that echoes, and a client's side that remembers.
+//! For tests: a device class that echoes, a client's side that remembers, and counters of what a thread
+//! costs.
 
+pub mod allocations;
 pub mod ring_echo;
+pub mod syscalls;
+pub mod threads;
 
 use std::collections::BTreeMap;
 use std::fmt;
