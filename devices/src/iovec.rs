@@ -60,9 +60,14 @@ unsafe impl Send for GuestIoVecs {}
 impl GuestIoVecs {
     /// An empty list of buffers in `ram`.
     pub fn new(ram: GuestRam) -> Self {
+        Self::with_capacity(ram, 0)
+    }
+
+    /// An empty list with room for `num_segments` segments; more are allocated when they are needed.
+    pub fn with_capacity(ram: GuestRam, num_segments: usize) -> Self {
         GuestIoVecs {
             ram,
-            iovecs: Vec::new(),
+            iovecs: Vec::with_capacity(num_segments.min(MAX_SEGMENTS)),
             len_bytes: 0,
         }
     }
@@ -145,6 +150,45 @@ impl GuestIoVecs {
         // - no Rust reference into those mappings exists anywhere.
         let n = unsafe { libc::readv(file.as_raw_fd(), self.iovecs.as_ptr(), self.count()) };
         usize::try_from(n).map_err(|_| io::Error::last_os_error())
+    }
+
+    /// As [`GuestIoVecs::read_from`], into the buffers behind the first `num_skipped` segments.
+    ///
+    /// # Errors
+    /// That of `readv(2)`.
+    pub fn read_behind(&self, num_skipped: usize, file: &impl AsRawFd) -> io::Result<usize> {
+        let iovecs = self.iovecs.get(num_skipped..).unwrap_or_default();
+        #[expect(clippy::cast_possible_truncation, reason = "at most MAX_SEGMENTS")]
+        let count = iovecs.len() as libc::c_int;
+        // SAFETY: as in `read_from`; `iovecs` is a live part of the list.
+        let n = unsafe { libc::readv(file.as_raw_fd(), iovecs.as_ptr(), count) };
+        usize::try_from(n).map_err(|_| io::Error::last_os_error())
+    }
+
+    /// As [`GuestIoVecs::read_behind`], with one more byte of room that is ours: a result beyond the
+    /// buffers' length says that a datagram did not fit them. A full list lends its last segment.
+    ///
+    /// # Errors
+    /// That of `readv(2)`.
+    pub fn read_behind_and_probe(
+        &mut self,
+        num_skipped: usize,
+        file: &impl AsRawFd,
+    ) -> io::Result<usize> {
+        let mut spare = 0_u8;
+        let lent = match self.iovecs.len() {
+            MAX_SEGMENTS => self.iovecs.pop(),
+            _ => None,
+        };
+        // `spare` outlives the call, and nobody borrows it; afterwards it is not in the list.
+        self.iovecs.push(libc::iovec {
+            iov_base: std::ptr::from_mut(&mut spare).cast(),
+            iov_len: 1,
+        });
+        let result = self.read_behind(num_skipped, file);
+        self.iovecs.pop();
+        self.iovecs.extend(lent);
+        result
     }
 
     /// One `writev` of the buffers to `file`; bytes written.

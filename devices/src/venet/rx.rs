@@ -16,7 +16,7 @@ use crate::client::{Client, RingEnd};
 use crate::iovec::Piece;
 
 /// Most buffers that one frame fills: 64 KiB in buffers for an MTU of 1,500 bytes take 44.
-const MAX_BUFFERS: usize = 64;
+pub(super) const MAX_BUFFERS: usize = 64;
 /// Buffers that are taken off the ring at once.
 const TAKE_SLOTS: usize = 32;
 

@@ -14,7 +14,7 @@ use vm_memory::{Address, Bytes};
 
 use super::frame::{Frame, MOST_BYTES, Scratch};
 use super::metrics::PortMetrics;
-use super::rx::{Receiver, Room, Window};
+use super::rx::{MAX_BUFFERS, Receiver, Room, Window};
 use super::tap_end::{self, FrameSource, TapFrame};
 use super::tx::Progress;
 use crate::iovec::MixedIoVecs;
@@ -55,7 +55,7 @@ enum Fetched {
 impl TapFetch {
     pub(super) fn new() -> Self {
         TapFetch {
-            list: MixedIoVecs::with_capacity(64),
+            list: MixedIoVecs::with_capacity(2 * MAX_BUFFERS),
             room: vec![0; MOST_BYTES as usize].into_boxed_slice(),
             waiting: None,
             num_large_left: 0,

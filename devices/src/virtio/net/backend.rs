@@ -174,5 +174,5 @@ pub(super) trait Port: Send + fmt::Debug {
     }
 
     /// Puts the next frame, with its virtio header but for `num_buffers`, into `window`.
-    fn receive(&mut self, window: &RxWindow) -> Result<Received, QueueFault>;
+    fn receive(&mut self, window: &mut RxWindow) -> Result<Received, QueueFault>;
 }

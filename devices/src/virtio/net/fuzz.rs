@@ -95,7 +95,7 @@ impl Port for FuzzPort {
         })
     }
 
-    fn receive(&mut self, window: &RxWindow) -> Result<Received, QueueFault> {
+    fn receive(&mut self, window: &mut RxWindow) -> Result<Received, QueueFault> {
         self.num_calls += 1;
         let sizes = [72, 1526, 9018, super::MAX_FRAME_BYTES, 12, 0];
         let Some(&len_bytes) = sizes.get(self.num_calls % 7) else {

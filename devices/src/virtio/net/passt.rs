@@ -241,7 +241,7 @@ impl Port for PasstPort {
         Ok(true)
     }
 
-    fn receive(&mut self, window: &RxWindow) -> Result<Received, QueueFault> {
+    fn receive(&mut self, window: &mut RxWindow) -> Result<Received, QueueFault> {
         loop {
             let frame = match self.next_frame() {
                 Ok(frame) => frame,

@@ -62,7 +62,7 @@ impl Setup {
     }
 
     fn receive(&mut self) -> Received {
-        self.port.receive(&self.window).unwrap()
+        self.port.receive(&mut self.window).unwrap()
     }
 }
 

@@ -55,6 +55,10 @@ pub(super) enum QueueFault {
     },
 }
 
+/// Most descriptors that a chain of a usual driver has: Linux has 17 fragments of a packet, and two more.
+/// A longer one makes lists longer once.
+pub(super) const USUAL_SEGMENTS: usize = 32;
+
 /// One descriptor of a chain, copied and checked for nothing but its direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Segment {

@@ -3,7 +3,7 @@
 use super::backend::{Port, Received};
 use super::batch::{Batch, Progress};
 use super::filter::MacFilter;
-use super::queue::{Direction, NetQueue, QueueFault, Segment};
+use super::queue::{Direction, NetQueue, QueueFault, Segment, USUAL_SEGMENTS};
 use super::window::RxWindow;
 use super::{HEADER_BYTES, MAX_FRAME_BYTES, NUM_BUFFERS_OFFSET};
 
@@ -23,7 +23,7 @@ impl RxQueue {
         RxQueue {
             window: RxWindow::new(queue.ram().clone()),
             queue,
-            segments: Vec::new(),
+            segments: Vec::with_capacity(USUAL_SEGMENTS),
             has_merged_buffers,
             is_doorbell_on: true,
         }
@@ -56,7 +56,7 @@ impl RxQueue {
                 return Ok(Progress::Blocked);
             }
             batch.num_rounds += 1;
-            match port.receive(&self.window)? {
+            match port.receive(&mut self.window)? {
                 Received::Frame(len_bytes) => self.deliver(len_bytes, filter, batch)?,
                 Received::TooLarge => self.drop_large(),
                 Received::Empty => return Ok(Progress::Idle),

@@ -40,8 +40,8 @@ impl Port for TapPort {
         })
     }
 
-    fn receive(&mut self, window: &RxWindow) -> Result<Received, QueueFault> {
-        Ok(match window.read_from(self.queue.as_raw_fd()) {
+    fn receive(&mut self, window: &mut RxWindow) -> Result<Received, QueueFault> {
+        Ok(match window.read_from(&*self.queue) {
             Ok(len_bytes) if len_bytes as u64 > window.len_bytes() => Received::TooLarge,
             // A window is far below 4 GiB wherever a frame of that size could come from.
             Ok(len_bytes) => Received::Frame(u32::try_from(len_bytes).unwrap_or(u32::MAX)),

@@ -2,7 +2,7 @@
 
 use super::backend::{Port, Sent, TxFrame};
 use super::batch::{Batch, Progress};
-use super::queue::{Direction, NetQueue, QueueFault, Segment};
+use super::queue::{Direction, NetQueue, QueueFault, Segment, USUAL_SEGMENTS};
 use super::{HEADER_BYTES, MAX_FRAME_BYTES};
 use crate::iovec::GuestIoVecs;
 
@@ -17,9 +17,9 @@ pub(super) struct TxQueue {
 impl TxQueue {
     pub(super) fn new(queue: NetQueue) -> Self {
         TxQueue {
-            iovecs: GuestIoVecs::new(queue.ram().clone()),
+            iovecs: GuestIoVecs::with_capacity(queue.ram().clone(), USUAL_SEGMENTS),
             queue,
-            segments: Vec::new(),
+            segments: Vec::with_capacity(USUAL_SEGMENTS),
         }
     }
 

@@ -6,18 +6,21 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::AsRawFd;
 
 use vm_memory::{Bytes, GuestAddress};
 
 use super::MAX_FRAME_BYTES;
 use super::queue::{Chain, QueueFault, Segment};
-use super::sys;
 use crate::GuestRam;
 use crate::iovec::{GuestIoVecs, MAX_SEGMENTS};
 
 /// Used-up scatter list entries that are worth the rebuild of the list.
 const MAX_STALE_IOVECS: usize = MAX_SEGMENTS / 2;
+
+/// Buffers that usual drivers have here at a time, of a segment each. With smaller or scattered ones all
+/// lists become longer once.
+const USUAL_BUFFERS: usize = 64;
 
 /// One buffer: a chain of the receive queue.
 #[derive(Debug)]
@@ -43,10 +46,10 @@ pub(super) struct RxWindow {
 impl RxWindow {
     pub(super) fn new(ram: GuestRam) -> Self {
         RxWindow {
-            iovecs: GuestIoVecs::new(ram.clone()),
+            iovecs: GuestIoVecs::with_capacity(ram.clone(), MAX_STALE_IOVECS + 2 * USUAL_BUFFERS),
             ram,
-            buffers: VecDeque::new(),
-            segments: VecDeque::new(),
+            buffers: VecDeque::with_capacity(USUAL_BUFFERS),
+            segments: VecDeque::with_capacity(USUAL_BUFFERS),
             len_bytes: 0,
             num_stale: 0,
         }
@@ -107,16 +110,16 @@ impl RxWindow {
         Some(buffer.chain)
     }
 
-    /// One `readv` from `fd` into the buffers; bytes read, or a number beyond
+    /// One `readv` from `file` into the buffers; bytes read, or a number beyond
     /// [`RxWindow::len_bytes`] if there were more.
     ///
     /// # Errors
     /// That of `readv(2)`.
-    pub(super) fn read_from(&self, fd: RawFd) -> io::Result<usize> {
+    pub(super) fn read_from(&mut self, file: &impl AsRawFd) -> io::Result<usize> {
         if self.len_bytes >= u64::from(MAX_FRAME_BYTES) {
-            sys::readv(fd, &self.iovecs, self.num_stale)
+            self.iovecs.read_behind(self.num_stale, file)
         } else {
-            sys::readv_and_probe(fd, &self.iovecs, self.num_stale)
+            self.iovecs.read_behind_and_probe(self.num_stale, file)
         }
     }
 
@@ -177,7 +180,6 @@ impl RxWindow {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::fd::AsRawFd;
     use std::os::unix::net::UnixDatagram;
 
     fn ram() -> GuestRam {
@@ -225,7 +227,7 @@ mod tests {
 
         host.send(b"wxyz").unwrap();
 
-        assert_eq!(window.read_from(guest.as_raw_fd()).unwrap(), 4);
+        assert_eq!(window.read_from(&guest).unwrap(), 4);
         let mut bytes = [0; 4];
         ram.read_slice(&mut bytes, GuestAddress(0x200)).unwrap();
         assert_eq!(&bytes, b"wxyz");
