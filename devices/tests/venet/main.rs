@@ -6,7 +6,6 @@
     missing_docs
 )]
 
-mod allocations;
 mod away;
 mod fixture;
 mod hostile;
