@@ -15,6 +15,7 @@ pub mod hints;
 pub mod host;
 pub mod iperf;
 pub mod output;
+pub mod own;
 pub mod reclaim;
 pub mod refused;
 pub mod stall;
