@@ -6,10 +6,12 @@ use plotters::chart::ChartBuilder;
 use plotters::drawing::{DrawingAreaErrorKind, IntoDrawingArea};
 use plotters::element::Polygon;
 use plotters::prelude::SVGBackend;
-use plotters::style::{Color, HSLColor, WHITE};
+use plotters::style::{Color, HSLColor, RGBColor, WHITE};
 
 /// Pixels of a panel.
 const PANEL: (u32, u32) = (900, 320);
+/// More seconds or MiB than anything has.
+const MOST: f64 = 1e12;
 /// Points in time that are drawn.
 const NUM_STEPS: u32 = 120;
 
@@ -65,8 +67,9 @@ impl Guest {
     }
 }
 
+/// One way to run guests.
 #[derive(Debug, Default, PartialEq)]
-struct Panel {
+pub(super) struct Panel {
     name: String,
     guests: Vec<Guest>,
 }
@@ -96,14 +99,16 @@ pub fn draw(from: &Path, to: &Path) -> Result<(), OverTimeError> {
         path: from.into(),
         number,
     })?;
-    draw_panels(to, &panels).map_err(|error| OverTimeError::Draw {
+    let failed = |reason: String| OverTimeError::Draw {
         path: to.into(),
-        reason: error.to_string(),
-    })
+        reason,
+    };
+    let svg = svg(&panels, Some(&WHITE)).map_err(|error| failed(error.to_string()))?;
+    std::fs::write(to, svg).map_err(|error| failed(error.to_string()))
 }
 
 /// The panels and guests of `text`, in their order there, or the number of a line that is none.
-fn parse(text: &str) -> Result<Vec<Panel>, usize> {
+pub(super) fn parse(text: &str) -> Result<Vec<Panel>, usize> {
     let mut panels: Vec<Panel> = Vec::new();
     for (line, number) in text.lines().zip(1..) {
         let fields: Vec<&str> = line.split('\t').collect();
@@ -112,7 +117,9 @@ fn parse(text: &str) -> Result<Vec<Panel>, usize> {
         };
         let value = |text: &str| {
             let value = text.parse::<f64>().ok();
-            value.filter(|value| value.is_finite()).ok_or(number)
+            value
+                .filter(|value| (0.0..MOST).contains(value))
+                .ok_or(number)
         };
         let sample = (value(seconds)?, value(mib)?);
         let named = Panel {
@@ -142,11 +149,28 @@ fn find_or_push<T>(list: &mut Vec<T>, is_it: impl Fn(&T) -> bool, new: T) -> Opt
 
 type Failure = DrawingAreaErrorKind<std::io::Error>;
 
-fn draw_panels(to: &Path, panels: &[Panel]) -> Result<(), Failure> {
+/// The picture, black on `ground`.
+///
+/// # Errors
+/// What `plotters` says.
+pub(super) fn svg(panels: &[Panel], ground: Option<&RGBColor>) -> Result<String, Failure> {
+    let mut svg = String::new();
+    draw_panels(&mut svg, panels, ground)?;
+    Ok(svg)
+}
+
+fn draw_panels(
+    svg: &mut String,
+    panels: &[Panel],
+    ground: Option<&RGBColor>,
+) -> Result<(), Failure> {
     let (width, height) = PANEL;
     let num_panels = u32::try_from(panels.len()).unwrap_or(1).max(1);
-    let area = SVGBackend::new(to, (width, height * num_panels)).into_drawing_area();
-    area.fill(&WHITE)?;
+    let size = (width, height.saturating_mul(num_panels));
+    let area = SVGBackend::with_string(svg, size).into_drawing_area();
+    if let Some(ground) = ground {
+        area.fill(ground)?;
+    }
     let end = panels.iter().map(Panel::end).fold(1.0, f64::max);
     let times: Vec<f64> = (0..=NUM_STEPS)
         .map(|step| end * f64::from(step) / f64::from(NUM_STEPS))
@@ -220,6 +244,8 @@ mod tests {
     fn lines_of_something_else_are_named() {
         assert_eq!(parse("none\tguest1\t0.0\t1\nnone\tguest1\t0.0"), Err(2));
         assert_eq!(parse("none\tguest1\tnan\t1"), Err(1));
+        assert_eq!(parse("none\tguest1\t0\t1e300"), Err(1));
+        assert_eq!(parse("none\tguest1\t-1\t1"), Err(1));
         assert_eq!(parse("none\tguest1\t0\tx"), Err(1));
         assert_eq!(parse(""), Ok(Vec::new()));
     }
