@@ -509,10 +509,13 @@ fn help_of_vms_says_which_one_is_meant() {
 
 #[test]
 fn report_of_benchmarks_is_made_compared_and_refused() {
-    let place = Place::new().file(
-        "raw.tsv",
-        "boot_us\talacrity\t1\t10\nboot_us\tqemu\t1\t20\n",
-    );
+    let line = |peer: &str, value: u32| {
+        format!(
+            "{{\"case\":\"boot\",\"peer\":\"{peer}\",\"round\":1,\"name\":\"time_us\",\"value\":{value}}}\n"
+        )
+    };
+    let text = line("alacrity", 10) + &line("qemu", 20);
+    let place = Place::new().file("boot.json", &text);
     let report = |arguments: &[&str]| {
         Command::new(ALACRITY)
             .args(["bench", "report", "--from", "."])
@@ -524,19 +527,26 @@ fn report_of_benchmarks_is_made_compared_and_refused() {
 
     let made = report(&["--out", "out"]);
     let compared = report(&["--compare", "out/results.json"]);
-    let no_report = report(&["--compare", "raw.tsv"]);
+    let no_report = report(&["--compare", "boot.json"]);
     fs::write(place.dir.path().join("net.json"), "{}\n{\"case\"").unwrap();
     let broken = report(&[]);
 
     assert_says(
         &String::from_utf8(made.stdout).unwrap(),
-        &["boot_us", "2.00", "one round only", "out/report.html"],
+        &[
+            "time_us",
+            "2.00",
+            "one round only",
+            "1.2: reached",
+            "out/report.html",
+            "out/ratios.svg",
+        ],
     );
     assert_eq!(compared.status.code(), Some(0));
     let said = String::from_utf8(compared.stdout).unwrap();
     assert_says(&said, &["0 worse", "1 of too few rounds"]);
-    assert_says(&refusal(&no_report), &["raw.tsv, line 1", "results.json"]);
-    assert_says(&refusal(&broken), &["net.json, line 1", "bench-net"]);
+    assert_says(&refusal(&no_report), &["boot.json, line 1", "results.json"]);
+    assert_says(&refusal(&broken), &["net.json, line 1", "scripts/bench"]);
 }
 
 #[test]

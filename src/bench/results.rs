@@ -5,20 +5,23 @@
 //! |---|---|
 //! | [`load`] | raw files → [`Results`] |
 //! | `catalog` | which metrics there are, and which peer is ours |
-//! | [`verdict`] | won, tied or lost |
+//! | [`goals`] | what was aimed at, and whether it was reached |
+//! | `pairs`, [`verdict`] | what is compared; won, tied or lost |
 //! | [`compare`] | better or worse than before |
 //! | [`document`] | `results.json` |
 //! | `text`, `html`, `plot` | for people |
 //! | [`command`] | the order of these |
 //!
-//! Nothing here measures anything, and nothing knows what the outcome should be.
+//! Nothing here measures anything, and goals change no verdict.
 
 mod catalog;
 pub mod command;
 pub mod compare;
 pub mod document;
+pub mod goals;
 mod html;
 pub mod load;
+mod pairs;
 mod plot;
 mod text;
 pub mod verdict;
@@ -56,6 +59,8 @@ pub enum Role {
     Ours,
     /// What ours is compared with.
     Peer,
+    /// Ours in another way of running: shown beside it, but nobody wins against himself.
+    Variant,
     /// The case has nothing that is known to be ours.
     Unknown,
 }
@@ -67,6 +72,9 @@ pub struct Series {
     pub source: String,
     /// What was run.
     pub case: String,
+    /// The point of a sweep: what differs between the runs of the case, such as bytes of a packet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub x: Option<f64>,
     /// What was measured.
     pub metric: String,
     /// Unit of the values; empty if it is not known.
@@ -77,19 +85,40 @@ pub struct Series {
     pub peer: String,
     /// Whose values these are.
     pub role: Role,
-    /// One of two series of the same subject, measured beside itself: how much they differ is noise.
+    /// One of two series of the same subject, measured beside itself: how much they differ is noise. In files
+    /// of lines only the second one is, whose peer ends with `-again`.
     pub is_control: bool,
     /// Values in [`Series::unit`], finite and not negative, by the number of the round. No round is empty.
     pub rounds: BTreeMap<u64, Vec<f64>>,
 }
 
+/// How the name of a subject ends that is measured a second time in the same round.
+pub(crate) const AGAIN: &str = "-again";
+
 impl Series {
     /// Whether `other` measures the same of somebody else.
     pub fn is_beside(&self, other: &Series) -> bool {
+        self.is_of_same(other) && self.is_control == other.is_control
+    }
+
+    /// Whether this is `other` once more.
+    pub fn is_again(&self, other: &Series) -> bool {
+        self.is_of_same(other)
+            && self.is_control
+            && !other.is_control
+            && self.peer.strip_suffix(AGAIN) == Some(&other.peer)
+    }
+
+    fn is_of_same(&self, other: &Series) -> bool {
         self.source == other.source
             && self.case == other.case
+            && self.x == other.x
             && self.metric == other.metric
-            && self.is_control == other.is_control
+    }
+
+    /// The case and the point of its sweep, for people.
+    pub fn point(&self) -> String {
+        catalog::point(&self.case, self.x)
     }
 
     /// All values, in the order of their rounds.
@@ -215,6 +244,7 @@ pub(crate) mod samples {
         Series {
             source: "net.json".into(),
             case: "out".into(),
+            x: None,
             metric: "x".into(),
             unit: "ns".into(),
             better,

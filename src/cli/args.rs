@@ -199,8 +199,10 @@ EXIT STATUS:
 const REPORT_NOTES: &str = "\
 Measures nothing. Reads those of these files that are in --from:
 
-  raw.tsv, net.json       scripts/bench
-  reclaim.json            scripts/bench-reclaim
+  net.json, boot.json,    scripts/bench
+  memory.json, verbs.json
+  reclaim.json,           scripts/bench-reclaim; the second one is memory of guests over time
+  guests.tsv
   ring.json, call.json,   alacrity bench ring --json target/bench/ring.json, and so on
   frames.json
   pages.json              alacrity bench reclaim --json target/bench/pages.json
@@ -212,9 +214,14 @@ median of the rounds, with its quartiles; of up to four rounds these are the lea
 
   won, lost  the difference is beyond the noise
   tied       the quartiles of the ratio have 1 between them, or the ratio is within the noise:
-             that of the controls of the same file and metric, else half of the spread of either
-             side, together. So is a single round without a control, which tells nothing about
-             noise.
+             that of ours beside itself (`-again`) in the same case and metric, else half of the
+             spread of either side, together. So is a single round without a control, which tells
+             nothing about noise.
+
+A goal is reached if the median reaches it; it changes no verdict and no status.
+
+Writes report.html, results.json, and ratios.svg: few ratios of everything with their goals, for a
+README (not without any).
 
 --compare looks at ratios, as values of two runs do not compare, and at values only where ours has
 no peer. A change counts if the quartiles of both runs have nothing in common and the medians differ
@@ -486,7 +493,8 @@ pub struct ReportArgs {
     /// Read the raw values in DIR.
     #[arg(long, value_name = "DIR", default_value = "target/bench", value_hint = ValueHint::DirPath)]
     pub from: PathBuf,
-    /// Write report.html and results.json to DIR, which is made if it is missing [default: that of --from].
+    /// Write report.html, results.json and ratios.svg to DIR, which is made if it is missing
+    /// [default: that of --from].
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub out: Option<PathBuf>,
     /// Say what became better or worse since the report that wrote OLD.json, its results.json.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::compare::compare;
 use super::document::{self, Document, DocumentError};
 use super::load::{self, LoadError};
-use super::{html, text};
+use super::{html, plot, text};
 use crate::cli::ReportArgs;
 use crate::exit::ExitStatus;
 
@@ -66,7 +66,10 @@ impl ReportError {
 /// # Errors
 /// [`ReportError`]; nothing is written if something cannot be read.
 pub fn run(args: &ReportArgs, out: &mut dyn Write) -> Result<ExitStatus, ReportError> {
-    let results = load::directory(&args.from).map_err(ReportError::Load)?;
+    let mut results = load::directory(&args.from).map_err(ReportError::Load)?;
+    let over_time = load::over_time(&args.from).map_err(ReportError::Load)?;
+    let (panels, source) = over_time.unzip();
+    results.sources.extend(source);
     // Before anything is written: it may be the very file that is replaced.
     let old = args.compare.as_deref().map(document::read);
     let old = old.transpose().map_err(ReportError::Old)?;
@@ -76,7 +79,10 @@ pub fn run(args: &ReportArgs, out: &mut dyn Write) -> Result<ExitStatus, ReportE
     let json = serde_json::to_string_pretty(&document)
         .map_err(|source| ReportError::Json { source })?
         + "\n";
-    let page = html::page(&document, &json).map_err(|reason| ReportError::Draw { reason })?;
+    let draw = |reason| ReportError::Draw { reason };
+    let page = html::page(&document, &json, panels.as_deref()).map_err(draw)?;
+    let picture = plot::headline::picture(&document.outcomes);
+    let picture = picture.map_err(|error| draw(error.to_string()))?;
 
     let directory = args.out.as_deref().unwrap_or(&args.from);
     fs::create_dir_all(directory).map_err(|source| ReportError::Write {
@@ -86,6 +92,11 @@ pub fn run(args: &ReportArgs, out: &mut dyn Write) -> Result<ExitStatus, ReportE
     write(&directory.join("results.json"), &json)?;
     let path = directory.join("report.html");
     write(&path, &page)?;
+    let picture_path = directory.join(PICTURE);
+    match &picture {
+        Some(svg) => write(&picture_path, &plot::alone(svg))?,
+        None => remove(&picture_path)?,
+    }
 
     let said = match args.json {
         true => json,
@@ -93,7 +104,12 @@ pub fn run(args: &ReportArgs, out: &mut dyn Write) -> Result<ExitStatus, ReportE
             let changes = document.changes.as_ref().map(text::changes);
             let report = text::report(&document);
             let changes = changes.unwrap_or_default();
-            format!("{report}{changes}\nWith pictures: {}\n", path.display())
+            let picture = picture.map(|_| format!(", {}", picture_path.display()));
+            let picture = picture.unwrap_or_default();
+            format!(
+                "{report}{changes}\nWith pictures: {}{picture}\n",
+                path.display()
+            )
         }
     };
     match out.write_all(said.as_bytes()) {
@@ -106,6 +122,20 @@ pub fn run(args: &ReportArgs, out: &mut dyn Write) -> Result<ExitStatus, ReportE
         true => ExitStatus::OperationFailed,
         false => ExitStatus::Success,
     })
+}
+
+/// The few ratios that a README shows.
+const PICTURE: &str = "ratios.svg";
+
+/// One of an earlier report is not of this one.
+fn remove(path: &Path) -> Result<(), ReportError> {
+    match fs::remove_file(path) {
+        Err(source) if source.kind() != ErrorKind::NotFound => Err(ReportError::Write {
+            path: path.to_owned(),
+            source,
+        }),
+        _ => Ok(()),
+    }
 }
 
 fn write(path: &Path, text: &str) -> Result<(), ReportError> {
@@ -131,11 +161,18 @@ mod tests {
         }
 
         fn measure(&self, [one, two]: [u32; 2]) {
-            let text = format!(
-                "boot_us\talacrity\t1\t100\nboot_us\tqemu\t1\t{one}\n\
-                 boot_us\tqemu\t2\t{two}\nboot_us\talacrity\t2\t101\n"
-            );
-            fs::write(self.0.path().join("raw.tsv"), text).unwrap();
+            let line = |peer: &str, round: u32, value: u32| {
+                format!(
+                    "{{\"case\":\"boot\",\"peer\":\"{peer}\",\"round\":{round},\"name\":\"time_us\",\"value\":{value}}}\n"
+                )
+            };
+            let text = [
+                line("alacrity", 1, 100),
+                line("qemu", 1, one),
+                line("qemu", 2, two),
+                line("alacrity", 2, 101),
+            ];
+            fs::write(self.0.path().join("boot.json"), text.concat()).unwrap();
         }
 
         fn args(&self) -> ReportArgs {
@@ -166,14 +203,44 @@ mod tests {
         let (status, said) = run_with(&args);
 
         assert_eq!(status, ExitStatus::Success);
-        assert!(said.contains("boot_us") && said.contains("won"), "{said}");
+        assert!(said.contains("time_us") && said.contains("won"), "{said}");
+        assert!(said.contains("1.2: reached, stretch too"), "{said}");
+        assert!(said.contains("ratios.svg"), "{said}");
         assert!(out.join("report.html").is_file());
+        let svg = fs::read_to_string(out.join("ratios.svg")).unwrap();
+        assert!(svg.contains("program start"), "{svg}");
         let json = fs::read_to_string(out.join("results.json")).unwrap();
         let (_, same) = run_with(&ReportArgs { json: true, ..args });
         let value: serde_json::Value = serde_json::from_str(&same).unwrap();
         assert_eq!(value["outcomes"][0]["verdict"], "won");
         let old: serde_json::Value = serde_json::from_str(&json).unwrap();
         assert_eq!(value["series"], old["series"]);
+    }
+
+    #[test]
+    fn page_has_the_memory_of_guests_and_a_picture_without_goals_goes() {
+        let place = Place::new([200, 203]);
+        let path = |name| place.0.path().join(name);
+        fs::write(
+            path("guests.tsv"),
+            "none\tguest1\t0\t10\nnone\tguest1\t9\t10\n",
+        )
+        .unwrap();
+        run_with(&place.args());
+
+        let page = fs::read_to_string(path("report.html")).unwrap();
+        assert!(page.contains("none: 1 guests") && page.contains("guests.tsv"));
+        assert!(path("ratios.svg").exists());
+
+        let boot = fs::read_to_string(path("boot.json")).unwrap();
+        fs::write(path("boot.json"), boot.replace("qemu", "bochs")).unwrap();
+        let (_, said) = run_with(&place.args());
+        assert!(!path("ratios.svg").exists() && !said.contains("ratios.svg"));
+
+        fs::write(path("guests.tsv"), "none\n").unwrap();
+        let error = run(&place.args(), &mut Vec::new()).unwrap_err();
+        assert!(error.to_string().contains("guests.tsv, line 1"), "{error}");
+        assert_eq!(error.status(), ExitStatus::BadInput);
     }
 
     #[test]
@@ -219,7 +286,7 @@ mod tests {
     fn place_that_cannot_be_written_is_named() {
         let place = Place::new([200, 203]);
         let args = ReportArgs {
-            out: Some(place.0.path().join("raw.tsv")),
+            out: Some(place.0.path().join("boot.json")),
             ..place.args()
         };
 

@@ -43,6 +43,9 @@ pub struct Change {
     pub kind: Kind,
     /// What was run.
     pub case: String,
+    /// The point of its sweep.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub x: Option<f64>,
     /// What was measured.
     pub metric: String,
     /// Name of ours.
@@ -77,7 +80,9 @@ impl Changes {
 
 /// A ratio, or values without a peer.
 struct Measure {
+    source: String,
     case: String,
+    x: Option<f64>,
     metric: String,
     ours: String,
     peer: Option<String>,
@@ -90,7 +95,9 @@ struct Measure {
 
 impl Measure {
     fn is_of_same(&self, other: &Measure) -> bool {
-        self.case == other.case
+        self.source == other.source
+            && self.case == other.case
+            && self.x == other.x
             && self.metric == other.metric
             && self.ours == other.ours
             && self.peer == other.peer
@@ -101,6 +108,7 @@ impl Measure {
         Change {
             kind,
             case: self.case.clone(),
+            x: self.x,
             metric: self.metric.clone(),
             ours: self.ours.clone(),
             peer: self.peer.clone(),
@@ -114,7 +122,9 @@ impl Measure {
 impl From<(&Outcome, Summary)> for Measure {
     fn from((outcome, ratio): (&Outcome, Summary)) -> Self {
         Measure {
+            source: outcome.source.clone(),
             case: outcome.case.clone(),
+            x: outcome.x,
             metric: outcome.metric.clone(),
             ours: outcome.ours.clone(),
             peer: Some(outcome.peer.clone()),
@@ -135,8 +145,8 @@ fn measures(results: &Results) -> Vec<Measure> {
         .collect();
     for series in &results.series {
         let is_alone = !measures.iter().any(|measure| {
-            (&measure.case, &measure.metric, &measure.ours)
-                == (&series.case, &series.metric, &series.peer)
+            (&measure.source, &measure.case, measure.x) == (&series.source, &series.case, series.x)
+                && (&measure.metric, &measure.ours) == (&series.metric, &series.peer)
         });
         if series.role != Role::Ours
             || !series.better.is_judged()
@@ -148,7 +158,9 @@ fn measures(results: &Results) -> Vec<Measure> {
         }
         let summary = series.summary();
         measures.push(Measure {
+            source: series.source.clone(),
             case: series.case.clone(),
+            x: series.x,
             metric: series.metric.clone(),
             ours: series.peer.clone(),
             peer: None,
@@ -295,6 +307,25 @@ mod tests {
 
         assert_eq!(kinds(&changes), [Kind::New, Kind::Gone]);
         assert!(!changes.has_worse());
+    }
+
+    #[test]
+    fn points_of_a_sweep_are_compared_each_with_itself() {
+        let run = |at_64: &[f64], at_1472: &[f64]| {
+            let mut all = results(&OURS, at_64);
+            all.series.extend(results(&OURS, at_1472).series);
+            for (series, x) in all.series.iter_mut().zip([64.0, 64.0, 1472.0, 1472.0]) {
+                series.x = Some(x);
+            }
+            all
+        };
+        let old = run(&[20.0, 20.2, 20.4], &[30.0, 30.3, 30.6]);
+        let new = run(&[20.0, 20.2, 20.4], &[15.0, 15.2, 15.3]);
+
+        let changes = compare(&old, &new);
+
+        assert_eq!((kinds(&changes), changes.num_same), (vec![Kind::Worse], 1));
+        assert_eq!(changes.changes[0].x, Some(1472.0));
     }
 
     #[test]

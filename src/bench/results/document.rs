@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Results;
 use super::compare::Changes;
+use super::goals::{self, GoalResult};
 use super::verdict::{Outcome, outcomes};
 
 /// Of the file; another one may mean something else.
@@ -65,6 +66,8 @@ pub struct Document {
     pub results: Results,
     /// What they say.
     pub outcomes: Vec<Outcome>,
+    /// What was aimed at, and whether it was reached.
+    pub goals: Vec<GoalResult>,
     /// How they differ from an earlier run, if one was named.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub changes: Option<Changes>,
@@ -73,11 +76,13 @@ pub struct Document {
 impl Document {
     /// Of `results` on this machine, now.
     pub fn new(results: Results, changes: Option<Changes>) -> Self {
+        let outcomes = outcomes(&results);
         Document {
             format: FORMAT,
             made: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
             machine: machine(),
-            outcomes: outcomes(&results),
+            goals: goals::results(&results, &outcomes),
+            outcomes,
             results,
             changes,
         }
@@ -144,6 +149,7 @@ fn machine() -> BTreeMap<&'static str, String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::compare::{Kind, compare};
     use super::super::samples::results;
     use super::*;
 
@@ -162,6 +168,48 @@ mod tests {
 
         assert_eq!(read(&path).unwrap(), results);
         assert!(document.machine.contains_key("kernel"));
+    }
+
+    /// Of a program that had neither points of sweeps nor goals, and other names for peers.
+    const OLD: &str = r#"{"format": 1, "made": "2026-11-21T10:00:00Z", "machine": {"kernel": "6.12"},
+        "sources": [{"file": "raw.tsv", "written": "2026-11-21T10:00:00Z", "num_values": 4}],
+        "notes": {}, "unknown": {},
+        "series": [
+            {"source": "raw.tsv", "case": "boot_us", "metric": "time", "unit": "µs", "better": "less",
+             "peer": "alacrity", "role": "ours", "is_control": false, "rounds": {"1": [100.0], "2": [101.0]}},
+            {"source": "net.json", "case": "out", "metric": "mbit", "unit": "Mbit/s", "better": "more",
+             "peer": "venet", "role": "ours", "is_control": false, "rounds": {"1": [100.0], "2": [101.0]}},
+            {"source": "net.json", "case": "out", "metric": "mbit", "unit": "Mbit/s", "better": "more",
+             "peer": "vhost", "role": "peer", "is_control": false, "rounds": {"1": [90.0], "2": [91.0]}},
+            {"source": "net.json", "case": "out", "metric": "mbit", "unit": "Mbit/s", "better": "more",
+             "peer": "qemu", "role": "peer", "is_control": false, "rounds": {"1": [50.0], "2": [51.0]}}],
+        "outcomes": []}"#;
+
+    #[test]
+    fn document_of_an_earlier_program_compares_by_its_names() {
+        let (_dir, path) = written(OLD);
+        let old = read(&path).unwrap();
+        let mut new = old.clone();
+        new.series.remove(0);
+        new.series[1].peer = "qemu-vhost".into();
+
+        let changes = compare(&old, &new);
+
+        let kinds: Vec<_> = changes
+            .changes
+            .iter()
+            .map(|change| (change.kind, change.peer.as_deref()))
+            .collect();
+        // What has another name now is not taken for the same.
+        assert_eq!(
+            kinds,
+            [
+                (Kind::New, Some("qemu-vhost")),
+                (Kind::Gone, Some("vhost")),
+                (Kind::Gone, None)
+            ]
+        );
+        assert_eq!(changes.num_same, 1);
     }
 
     #[test]

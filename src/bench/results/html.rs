@@ -1,10 +1,14 @@
 //! `report.html`: one file that needs nothing else, neither a network nor scripts.
 
+mod pictures;
+
 use std::fmt::Write;
 
+use super::super::over_time::Panel;
 use super::document::Document;
+use super::goals::State;
 use super::verdict::{Outcome, Verdict};
-use super::{Series, plot, text};
+use super::{Series, catalog, text};
 
 /// Colours follow the reader's choice of dark or light.
 const STYLE: &str = "
@@ -13,15 +17,21 @@ const STYLE: &str = "
 @media (prefers-color-scheme: dark) { :root { --ink: #e6e6e6; --ground: #16181a; --line: #44484c;
   --won: #1d4030; --tied: #303336; --lost: #5a2a22; } }
 body { color: var(--ink); background: var(--ground); font: 15px/1.45 sans-serif;
-  max-width: 62em; margin: 2em auto; padding: 0 1em; }
-table { border-collapse: collapse; margin: 1em 0; }
-th, td { border: 1px solid var(--line); padding: 0.25em 0.6em; text-align: left; vertical-align: top; }
+  max-width: 82em; margin: 2em auto; padding: 0 1em; }
+p { max-width: 56em; }
+table { border-collapse: collapse; margin: 1em 0; font-size: 13px; }
+th, td { border: 1px solid var(--line); padding: 0.15em 0.5em; text-align: left; vertical-align: top;
+  white-space: nowrap; }
+td:first-child { white-space: normal; min-width: 16em; }
+.notes td { white-space: normal; overflow-wrap: anywhere; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; }
 tr.won td.verdict { background: var(--won); } tr.lost td.verdict { background: var(--lost); }
 tr.tied td.verdict, tr.control td.verdict { background: var(--tied); }
+td.reached { background: var(--won); } td.not { background: var(--lost); }
 .wide { overflow-x: auto; }
-svg { max-width: 100%; height: auto; }
-svg text { fill: var(--ink); } svg line, svg polyline, svg path { stroke: var(--ink); }
+.sweep { display: flex; flex-wrap: wrap; gap: 0.5em; }
+svg { max-width: 100%; height: auto; color: var(--ink); }
+summary { cursor: pointer; }
 pre { overflow: auto; max-height: 40em; border: 1px solid var(--line); padding: 0.6em; }
 ";
 
@@ -41,28 +51,38 @@ fn escape(text: &str) -> String {
     escaped
 }
 
-/// The page of `document`, which as JSON is `json`.
+/// The page of `document`, which as JSON is `json`, with the memory of guests over time if it was measured.
 ///
 /// # Errors
 /// What was said when a picture could not be drawn.
-pub(super) fn page(document: &Document, json: &str) -> Result<String, String> {
+pub(super) fn page(
+    document: &Document,
+    json: &str,
+    over_time: Option<&[Panel]>,
+) -> Result<String, String> {
     let mut page = format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width\">\n\
          <title>alacrity: benchmarks</title>\n<style>{STYLE}</style>\n</head>\n<body>\n\
          <h1>alacrity beside its peers</h1>\n<p>Report made {}. {}</p>\n",
         escape(&document.made),
-        score(&document.outcomes),
+        score(document),
     );
     page.push_str(
         "<p>The ratio is the peer's cost by ours, or our rate by the peer's: <b>above 1 ours is better</b>. \
          It is the median of the rounds with its quartiles, which of up to four rounds are the least and \
          the greatest. A tie has 1 between the quartiles, or is within the noise: that of a subject \
-         beside itself (control) if it was measured, else half of the spread of either side's values, together. Ratios of \
+         beside itself (control) in that case if it was measured, else half of the spread of either side's \
+         values, together. A goal is reached if the median reaches it; it changes no verdict. Ratios of \
          one run compare, values of two runs do not.</p>\n",
     );
+    pictures::headline(&mut page, document)?;
+    goals(&mut page, document);
     ratios(&mut page, document);
-    plots(&mut page, &document.outcomes)?;
+    pictures::ratios(&mut page, document)?;
+    pictures::sweeps(&mut page, document)?;
+    pictures::parts(&mut page, document)?;
+    pictures::over_time(&mut page, over_time)?;
     changes(&mut page, document);
     alone(&mut page, document);
     facts(&mut page, document);
@@ -76,19 +96,27 @@ pub(super) fn page(document: &Document, json: &str) -> Result<String, String> {
     Ok(page)
 }
 
-fn score(outcomes: &[Outcome]) -> String {
-    let count = |verdict| {
-        let of_verdict = outcomes
-            .iter()
-            .filter(|outcome| !outcome.is_control && outcome.verdict == verdict);
+fn score(document: &Document) -> String {
+    let count = |verdict, is_sweep| {
+        let outcomes = document.outcomes.iter();
+        let of_verdict = outcomes.filter(|outcome| {
+            !outcome.is_control && outcome.verdict == verdict && outcome.x.is_some() == is_sweep
+        });
         of_verdict.count()
     };
-    format!(
-        "Ours won {}, tied {} and lost {}.",
-        count(Verdict::Won),
-        count(Verdict::Tied),
-        count(Verdict::Lost)
-    )
+    let score = |is_sweep| {
+        format!(
+            "won {}, tied {} and lost {}",
+            count(Verdict::Won, is_sweep),
+            count(Verdict::Tied, is_sweep),
+            count(Verdict::Lost, is_sweep)
+        )
+    };
+    let mut text = format!("Ours {}", score(false));
+    if document.outcomes.iter().any(|outcome| outcome.x.is_some()) {
+        let _ = write!(text, ", and of the points of sweeps {}", score(true));
+    }
+    format!("{text}. {}", text::score_of_goals(&document.goals))
 }
 
 /// A table; cells are HTML already.
@@ -111,57 +139,100 @@ fn cells<const N: usize>(texts: [&str; N]) -> String {
     texts.map(cell).concat()
 }
 
-fn ratios(page: &mut String, document: &Document) {
-    page.push_str("<h2>Ratios</h2>\n");
-    let rows = document.outcomes.iter().map(|outcome| {
-        let class = match outcome.is_control {
-            true => "control",
-            false => outcome.verdict.word(),
-        };
-        let noise = outcome.noise.map_or("-".to_owned(), |noise| {
-            format!("{} %", text::number(noise * 100.0))
-        });
+/// The class of a cell that tells what became of a goal.
+fn class(state: State) -> &'static str {
+    match state {
+        State::StretchReached | State::Reached => "reached",
+        State::NotReached => "not",
+        State::NotMeasured => "",
+    }
+}
+
+fn goals(page: &mut String, document: &Document) {
+    page.push_str("<h2>Goals</h2>\n");
+    let rows = document.goals.iter().map(|goal| {
+        let case = catalog::point(&goal.case, goal.x);
+        let wanted = text::wanted(goal);
         format!(
-            "<tr class=\"{class}\">{}<td class=\"number\">{}</td><td class=\"verdict\">{}</td>{}</tr>",
-            cells([
-                &outcome.case,
-                &format!("{}, {}", outcome.metric, outcome.unit),
-                &format!("{}: {}", outcome.ours, text::spread(outcome.our_values)),
-                &format!("{}: {}", outcome.peer, text::spread(outcome.peer_values)),
-            ]),
-            escape(&text::ratio(outcome.ratio)),
-            escape(&text::verdict(outcome)),
-            cells([&noise, &outcome.num_rounds.to_string()]),
+            "<tr>{}<td class=\"number\">{}</td><td class=\"{}\">{}</td></tr>",
+            cells([goal.what, &case, &goal.metric, &goal.peer, &wanted]),
+            escape(&text::found(goal)),
+            class(goal.state),
+            goal.state.words(),
         )
     });
     let head = [
-        "case", "metric", "ours", "peer", "ratio", "verdict", "noise", "rounds",
+        "what",
+        "case",
+        "metric",
+        "peer, or whose",
+        "goal",
+        "found",
+        "",
     ];
     table(page, &head, rows);
 }
 
-fn plots(page: &mut String, outcomes: &[Outcome]) -> Result<(), String> {
-    let mut groups: Vec<&str> = Vec::new();
-    for group in outcomes.iter().map(plot::group) {
-        if !groups.contains(&group) {
-            groups.push(group);
-        }
+fn ratios(page: &mut String, document: &Document) {
+    page.push_str("<h2>Ratios</h2>\n");
+    let (points, cases): (Vec<&Outcome>, Vec<&Outcome>) = document
+        .outcomes
+        .iter()
+        .partition(|outcome| outcome.x.is_some());
+    table_of_ratios(page, &cases);
+    if !points.is_empty() {
+        let num = points.len();
+        let _ = writeln!(
+            page,
+            "<details><summary>Points of sweeps: {num} ratios</summary>"
+        );
+        table_of_ratios(page, &points);
+        page.push_str("</details>\n");
     }
-    for group in groups {
-        let of_group = outcomes
-            .iter()
-            .filter(|outcome| plot::group(outcome) == group);
-        let svg = plot::ratios(&of_group.collect::<Vec<_>>()).map_err(|error| error.to_string())?;
-        if let Some(svg) = svg {
-            let group = escape(group);
-            let _ = write!(
-                page,
-                "<h3>{group}</h3>\n<div class=\"wide\" role=\"img\" aria-label=\"Ratios of {group}, as in the \
-                 table\">{svg}</div>\n"
-            );
-        }
-    }
-    Ok(())
+}
+
+fn table_of_ratios(page: &mut String, outcomes: &[&Outcome]) {
+    let rows = outcomes.iter().map(|outcome| {
+        let class_of_row = match outcome.is_control {
+            true => "control",
+            false => outcome.verdict.word(),
+        };
+        let noise = outcome.noise.map_or("-".to_owned(), |noise| {
+            format!("{:.1} %", noise * 100.0)
+        });
+        format!(
+            "<tr class=\"{class_of_row}\">{}<td class=\"number\">{}</td><td class=\"verdict\">{}</td>\
+             <td class=\"{}\">{}</td>{}</tr>",
+            cells([
+                &outcome.point(),
+                &format!("{}, {}", outcome.metric, outcome.unit),
+                &format!("{}, {}", outcome.ours, outcome.peer),
+            ]),
+            escape(&text::ratio(outcome.ratio)),
+            escape(&text::verdict(outcome)),
+            outcome.goal.map_or("", |goal| class(goal.state)),
+            escape(&text::goal(outcome.goal)),
+            cells([
+                &text::spread(outcome.our_values),
+                &text::spread(outcome.peer_values),
+                &noise,
+                &outcome.num_rounds.to_string(),
+            ]),
+        )
+    });
+    let head = [
+        "case",
+        "metric",
+        "ours, peer",
+        "ratio",
+        "verdict",
+        "goal",
+        "ours",
+        "peer's",
+        "noise",
+        "rounds",
+    ];
+    table(page, &head, rows);
 }
 
 fn changes(page: &mut String, document: &Document) {
@@ -174,18 +245,19 @@ fn changes(page: &mut String, document: &Document) {
 fn alone(page: &mut String, document: &Document) {
     let alone = text::alone(document);
     if !alone.is_empty() {
-        page.push_str("<h2>Without a ratio</h2>\n");
+        let num = alone.len();
+        let _ = write!(
+            page,
+            "<h2>Without a ratio</h2>\n<details><summary>{num} series of values</summary>\n"
+        );
         let rows = alone.iter().map(|series| {
             let num_values = series.values().len().to_string();
             let spread = text::spread(series.summary());
             let Series {
-                case,
-                metric,
-                unit,
-                peer,
-                ..
+                metric, unit, peer, ..
             } = series;
-            let cells = cells([case, metric, unit, peer, &spread, &num_values]);
+            let case = series.point();
+            let cells = cells([&case, metric, unit, peer, &spread, &num_values]);
             format!("<tr>{cells}</tr>")
         });
         let head = [
@@ -197,6 +269,7 @@ fn alone(page: &mut String, document: &Document) {
             "values",
         ];
         table(page, &head, rows);
+        page.push_str("</details>\n");
     }
     if !document.results.unknown.is_empty() {
         page.push_str("<p>What this program does not know:</p>\n<ul>\n");
@@ -221,11 +294,13 @@ fn facts(page: &mut String, document: &Document) {
             "<p>Noted by the scripts when they measured, peers' command lines among it:</p>\n",
         );
         let notes = document.results.notes.iter();
+        page.push_str("<div class=\"notes\">\n");
         table(
             page,
             &["what", "value"],
             notes.map(|(name, text)| pair(name, text)),
         );
+        page.push_str("</div>\n");
     }
     page.push_str("<p>Files with raw values:</p>\n");
     let rows = document.results.sources.iter().map(|source| {
@@ -237,8 +312,8 @@ fn facts(page: &mut String, document: &Document) {
     });
     table(page, &["file", "last written", "values"], rows);
     page.push_str(
-        "<h2>How to do it again</h2>\n<pre>scripts/bench            # raw.tsv, net.json, and this report\n\
-         scripts/bench-reclaim    # reclaim.json\n\
+        "<h2>How to do it again</h2>\n<pre>scripts/bench            # boot, memory, network, verbs, and this report\n\
+         scripts/bench-reclaim    # reclaim.json, guests.tsv\n\
          alacrity bench ring --json target/bench/ring.json    # also: call, frames\n\
          alacrity bench report --from target/bench --out target/bench</pre>\n\
          <p><code>docs/benchmarks.md</code> of the sources says what each case is.</p>\n",
@@ -256,7 +331,7 @@ mod tests {
         let changes = compare(&Results::default(), &results);
         let document = Document::new(results, Some(changes));
         let json = serde_json::to_string_pretty(&document).unwrap();
-        page(&document, &json).unwrap()
+        page(&document, &json, None).unwrap()
     }
 
     #[test]
@@ -278,7 +353,7 @@ mod tests {
     fn page_has_ratio_verdict_picture_and_values() {
         let page = page_of(results(&[10.0, 10.0], &[20.0, 21.0]));
 
-        assert!(page.contains("Ours won 1, tied 0 and lost 0."));
+        assert!(page.contains("Ours won 1, tied 0 and lost 0. Goals: 0 reached"));
         assert!(page.contains("<td class=\"verdict\">won</td>"));
         assert!(page.contains("2.05 (2.00 to 2.10)"));
         assert_eq!(page.matches("<svg").count(), 1);

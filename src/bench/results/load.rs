@@ -7,6 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use super::super::over_time::{self, Panel};
 use super::{Results, Source};
 
 /// Why there are no results.
@@ -66,7 +67,7 @@ impl Broken {
 type Loader = fn(&str, &str, &mut Results) -> Result<usize, Broken>;
 
 /// Each raw file, how it is read, and what to do if it is broken.
-const FILES: [(&str, Loader, &str); 9] = [
+const FILES: [(&str, Loader, &str); 11] = [
     (
         "notes.tsv",
         lines::notes,
@@ -75,17 +76,27 @@ const FILES: [(&str, Loader, &str); 9] = [
     (
         "net-notes.tsv",
         lines::notes,
-        "delete the line, or measure again with scripts/bench-net",
-    ),
-    (
-        "raw.tsv",
-        lines::tsv,
         "delete the line, or measure again with scripts/bench",
     ),
     (
         "net.json",
         lines::json,
-        "delete the line, or measure again with scripts/bench-net",
+        "delete the line, or measure again with scripts/bench",
+    ),
+    (
+        "boot.json",
+        lines::json,
+        "delete the line, or measure again with scripts/bench",
+    ),
+    (
+        "memory.json",
+        lines::json,
+        "delete the line, or measure again with scripts/bench",
+    ),
+    (
+        "verbs.json",
+        lines::json,
+        "delete the line, or measure again with scripts/bench",
     ),
     (
         "reclaim.json",
@@ -99,8 +110,8 @@ const FILES: [(&str, Loader, &str); 9] = [
     ),
     (
         "call.json",
-        rounds::json,
-        "measure again with `alacrity bench call --json call.json`",
+        either,
+        "delete the line, or measure again with `alacrity bench call --json call.json`",
     ),
     (
         "frames.json",
@@ -115,6 +126,18 @@ const FILES: [(&str, Loader, &str); 9] = [
     ),
 ];
 
+/// Memory of guests over time.
+const GUESTS: &str = "guests.tsv";
+
+/// A file of lines, if the first one is an object by itself, else one object.
+fn either(file: &str, text: &str, results: &mut Results) -> Result<usize, Broken> {
+    let first = text.lines().next().unwrap_or_default();
+    match serde_json::from_str::<serde_json::Map<_, _>>(first) {
+        Ok(line) if !line.contains_key("comparisons") => lines::json(file, text, results),
+        _ => rounds::json(file, text, results),
+    }
+}
+
 /// Reads every raw file that is in `directory`.
 ///
 /// # Errors
@@ -123,11 +146,7 @@ pub fn directory(directory: &Path) -> Result<Results, LoadError> {
     let mut results = Results::default();
     for (file, loader, remedy) in FILES {
         let path = directory.join(file);
-        let text = match fs::read(&path) {
-            Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-            Err(source) => return Err(LoadError::Read { path, source }),
-        };
+        let Some(text) = read(&path)? else { continue };
         let num_values = match loader(file, &text, &mut results) {
             Ok(num_values) => num_values,
             Err(Broken { number, what }) => {
@@ -155,6 +174,41 @@ pub fn directory(directory: &Path) -> Result<Results, LoadError> {
     Ok(results)
 }
 
+/// How much memory guests of scripts/bench-reclaim had over time, and the file; `None` if nobody measured it.
+///
+/// # Errors
+/// [`LoadError`].
+pub(super) fn over_time(directory: &Path) -> Result<Option<(Vec<Panel>, Source)>, LoadError> {
+    let path = directory.join(GUESTS);
+    let Some(text) = read(&path)? else {
+        return Ok(None);
+    };
+    let panels = over_time::parse(&text).map_err(|number| LoadError::Line {
+        path: path.clone(),
+        number,
+        what: "not a panel, a guest, seconds and MiB between tabs".to_owned(),
+        remedy: "delete the line, or measure again with scripts/bench-reclaim".to_owned(),
+    })?;
+    let source = Source {
+        file: GUESTS.to_owned(),
+        written: written(&path),
+        num_values: text.lines().count(),
+    };
+    Ok((!panels.is_empty()).then_some((panels, source)))
+}
+
+/// The text of a file; `None` if it is not there.
+fn read(path: &Path) -> Result<Option<String>, LoadError> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(LoadError::Read {
+            path: path.to_owned(),
+            source,
+        }),
+    }
+}
+
 fn written(path: &Path) -> String {
     let modified = fs::metadata(path).and_then(|metadata| metadata.modified());
     humantime::format_rfc3339_seconds(modified.unwrap_or(SystemTime::UNIX_EPOCH)).to_string()
@@ -164,18 +218,20 @@ fn written(path: &Path) -> String {
 mod tests {
     use super::*;
 
+    const LINE: &str = r#"{"case":"boot","peer":"alacrity","round":1,"name":"time_us","value":10}"#;
+
     #[test]
     fn files_that_are_there_are_read_and_others_left_out() {
         let dir = tempfile::tempdir().unwrap();
         let write = |file, text: &str| fs::write(dir.path().join(file), text).unwrap();
-        write("raw.tsv", "boot_us\talacrity\t1\t10\n");
+        write("boot.json", &format!("{LINE}\n"));
         write("net.json", "");
         write("other.json", "{");
 
         let results = directory(dir.path()).unwrap();
 
         assert_eq!(results.sources.len(), 1);
-        assert_eq!(results.sources[0].file, "raw.tsv");
+        assert_eq!(results.sources[0].file, "boot.json");
         assert_eq!(results.sources[0].num_values, 1);
         assert!(results.sources[0].written.ends_with('Z'));
     }
@@ -183,7 +239,7 @@ mod tests {
     #[test]
     fn directory_without_values_is_an_error_that_says_who_makes_them() {
         let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("raw.tsv"), "").unwrap();
+        fs::write(dir.path().join("boot.json"), "").unwrap();
 
         let error = directory(dir.path()).unwrap_err();
 
@@ -194,12 +250,12 @@ mod tests {
     #[test]
     fn broken_line_is_named_with_its_file_and_what_to_do() {
         let dir = tempfile::tempdir().unwrap();
-        let text = "boot_us\talacrity\t1\t10\nboot_us\talac";
-        fs::write(dir.path().join("raw.tsv"), text).unwrap();
+        let text = format!("{LINE}\n{}", &LINE[..20]);
+        fs::write(dir.path().join("boot.json"), text).unwrap();
 
         let error = directory(dir.path()).unwrap_err().to_string();
 
-        assert!(error.contains("raw.tsv, line 2: "), "{error}");
+        assert!(error.contains("boot.json, line 2: "), "{error}");
         assert!(error.contains("measure again with scripts/bench"));
     }
 
@@ -211,5 +267,49 @@ mod tests {
         let error = directory(dir.path()).unwrap_err();
 
         assert!(matches!(error, LoadError::Read { .. }), "{error}");
+    }
+
+    #[test]
+    fn calls_are_one_object_or_lines() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |text: &str| fs::write(dir.path().join("call.json"), text).unwrap();
+
+        write(
+            &LINE
+                .replace("boot", "verb-call")
+                .replace("alacrity", "vbus"),
+        );
+        let results = directory(dir.path()).unwrap();
+        assert_eq!(results.series[0].case, "verb-call");
+        assert!(results.unknown.is_empty(), "{:?}", results.unknown);
+
+        write(
+            r#"{"case": "call", "what": "x", "comparisons": [{"name": "socket", "unit": "ns", "is_control": false,
+            "goal": null, "ours_name": "a", "theirs_name": "b", "ours": [1, 1], "theirs": [1, 1]}]}"#,
+        );
+        assert_eq!(
+            directory(dir.path()).unwrap().series[0].case,
+            "call: socket"
+        );
+
+        write("{\n\"case\": 1");
+        let error = directory(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("call.json, line 2: "), "{error}");
+    }
+
+    #[test]
+    fn memory_over_time_is_read_and_a_broken_line_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |text: &str| fs::write(dir.path().join("guests.tsv"), text).unwrap();
+
+        assert!(over_time(dir.path()).unwrap().is_none());
+        write("");
+        assert!(over_time(dir.path()).unwrap().is_none());
+        write("none\tguest1\t0.0\t10\nnone\tguest1\t1.0\t20\n");
+        let (panels, source) = over_time(dir.path()).unwrap().unwrap();
+        assert_eq!((panels.len(), source.num_values), (1, 2));
+        write("none\tguest1\t0.0\t10\nnone\n");
+        let error = over_time(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("guests.tsv, line 2: "), "{error}");
     }
 }

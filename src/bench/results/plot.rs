@@ -1,133 +1,171 @@
-//! Bars of the ratios of a case, with their spread, as SVG inside a page.
+//! Pictures as SVG.
 //!
-//! The page's style sheet gives axes and letters the colour of its text, so that the picture is readable
-//! on a dark ground as well; only bars have a colour of their own.
+//! | module | what it draws |
+//! |---|---|
+//! | [`bars`] | ratios of a case with their spread |
+//! | [`sweep`] | a metric over the points of a sweep, a line for each peer |
+//! | [`stack`] | what a metric consists of, a bar for each peer |
+//! | [`headline`] | few ratios of everything, for the README |
+//!
+//! What is black is drawn in the colour of the text around it, so that a picture is readable on a dark ground
+//! too; only data have colours of their own, which do on both.
 
-use plotters::chart::ChartBuilder;
-use plotters::coord::combinators::IntoLogRange;
-use plotters::drawing::{DrawingAreaErrorKind, IntoDrawingArea};
+pub(super) mod bars;
+pub(super) mod headline;
+pub(super) mod stack;
+pub(super) mod sweep;
+
+use std::io;
+
+use plotters::coord::Shift;
+use plotters::drawing::{DrawingArea, DrawingAreaErrorKind};
 use plotters::element::{PathElement, Rectangle, Text};
 use plotters::prelude::SVGBackend;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{BLACK, Color, IntoFont, RGBColor, ShapeStyle, TextStyle};
 
-use super::Summary;
-use super::verdict::{Outcome, Verdict};
+use super::verdict::Verdict;
 
-/// Pixels: of the bars, of a letter of the names at their left, of the verdicts at their right, of a bar
-/// and its gap, and of the axis.
-const BARS: u32 = 440;
+type Failure = DrawingAreaErrorKind<io::Error>;
+type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+
+/// Pixels of a letter at most, of a bar with its gap, and of letters' height.
 const LETTER: u32 = 7;
-const VERDICTS: u32 = 110;
 const BAR: u32 = 26;
-const AXIS: u32 = 40;
-/// Ratios further away are drawn at the edge.
-const MOST: f64 = 1e6;
+const LETTERS: u32 = 15;
+/// Values further away are drawn at the edge.
+const MOST: f64 = 1e30;
+const GRID: RGBColor = RGBColor(128, 128, 128);
 
-/// The colour of a verdict, readable on white and on black.
-pub(super) fn color(verdict: Verdict) -> (u8, u8, u8) {
-    match verdict {
-        Verdict::Won => (46, 139, 87),
-        Verdict::Tied => (128, 128, 128),
-        Verdict::Lost => (205, 80, 60),
-    }
+/// Colours of subjects, told apart by people who see few colours too, as far as six can be.
+const COLORS: [RGBColor; 8] = [
+    RGBColor(58, 134, 214),
+    RGBColor(226, 135, 30),
+    RGBColor(46, 160, 100),
+    RGBColor(205, 80, 60),
+    RGBColor(150, 105, 200),
+    RGBColor(130, 130, 130),
+    RGBColor(30, 165, 175),
+    RGBColor(190, 160, 40),
+];
+
+/// The colour of `number`; they repeat after eight.
+fn color_at(number: usize) -> RGBColor {
+    COLORS.get(number % COLORS.len()).copied().unwrap_or(GRID)
 }
 
-type Failure = DrawingAreaErrorKind<std::io::Error>;
-
-/// A picture of those of `outcomes` that have a ratio; `None` if none has.
-///
-/// # Errors
-/// What `plotters` says.
-pub(super) fn ratios(outcomes: &[&Outcome]) -> Result<Option<String>, Failure> {
-    let bars: Vec<(&Outcome, Summary)> = outcomes
-        .iter()
-        .filter_map(|outcome| Some((*outcome, outcome.ratio?)))
-        .collect();
-    let Ok(num_bars) = u32::try_from(bars.len()) else {
-        return Ok(None);
+/// The same in every picture for those that are known, else by their place in this one.
+fn color_of(peer: &str, place: usize) -> RGBColor {
+    let number = match peer {
+        "venet" | "switch" | "alacrity" | "vbus" => 0,
+        "virtio" => 1,
+        "qemu" => 2,
+        "qemu-vhost" | "bridge" => 3,
+        "kvmtool" => 4,
+        _ => place + 5,
     };
-    if num_bars == 0 {
-        return Ok(None);
-    }
-    let mut svg = String::new();
-    draw(&mut svg, &bars, num_bars)?;
-    // Inside a page it needs no namespace, and with it no address.
-    Ok(Some(
-        svg.replace(" xmlns=\"http://www.w3.org/2000/svg\"", ""),
-    ))
+    color_at(number)
 }
 
-fn draw(svg: &mut String, bars: &[(&Outcome, Summary)], num_bars: u32) -> Result<(), Failure> {
-    let height = num_bars.saturating_mul(BAR).saturating_add(AXIS + 8);
-    let longest = bars
-        .iter()
-        .map(|(outcome, _)| name(outcome).chars().count());
-    let longest = u32::try_from(longest.max().unwrap_or(0)).unwrap_or(u32::MAX);
-    let names = (LETTER * longest.min(100)).max(120) + 12;
-    let width = names + BARS + VERDICTS;
-    let area = SVGBackend::with_string(svg, (width, height)).into_drawing_area();
-    let shown = |value: f64| value.clamp(MOST.recip(), MOST);
-    let least = bars.iter().map(|(_, ratio)| shown(ratio.low));
-    let most = bars.iter().map(|(_, ratio)| shown(ratio.high));
-    let (least, most) = (least.fold(0.8, f64::min), most.fold(1.25, f64::max));
-    let end = f64::from(num_bars);
-    let (least, most) = (least / 1.05, most * 1.05);
-    let mut chart = ChartBuilder::on(&area)
-        .margin_top(4)
-        .margin_left(names)
-        .margin_right(VERDICTS)
-        .margin_bottom(AXIS)
-        .build_cartesian_2d((least..most).log_scale(), 0.0..end)?;
-    let ink = ShapeStyle::from(&BLACK).stroke_width(1);
-    for ((outcome, ratio), idx) in bars.iter().zip(0u32..) {
-        // The first is on top.
-        let middle = end - f64::from(idx) - 0.5;
-        let (red, green, blue) = color(outcome.verdict);
-        let corners = [(1.0, middle - 0.3), (shown(ratio.median), middle + 0.3)];
-        let fill = RGBColor(red, green, blue).filled();
-        chart.draw_series([Rectangle::new(corners, fill)])?;
-        let (low, high) = (shown(ratio.low), shown(ratio.high));
-        let lines = [
-            [(low, middle), (high, middle)],
-            [(low, middle - 0.15), (low, middle + 0.15)],
-            [(high, middle - 0.15), (high, middle + 0.15)],
-        ];
-        chart.draw_series(lines.map(|line| PathElement::new(line.to_vec(), ink)))?;
-        let (_, pixel) = chart.backend_coord(&(1.0, middle));
-        let name = name(outcome);
+/// The same in every picture for those that are known, else by their place in this one.
+fn color_of_reason(reason: &str, place: usize) -> RGBColor {
+    let number = match reason {
+        "halt" | "guest" => 0,
+        "io" | "host" => 1,
+        "mmio" => 2,
+        "irq_window" => 3,
+        "host_irq" => 4,
+        "other" => 5,
+        "hypercall" => 6,
+        "timer" => 7,
+        _ => place,
+    };
+    color_at(number)
+}
+
+/// The colour of a verdict.
+fn color_of_verdict(verdict: Verdict) -> RGBColor {
+    match verdict {
+        Verdict::Won => RGBColor(46, 139, 87),
+        Verdict::Tied => RGBColor(128, 128, 128),
+        Verdict::Lost => RGBColor(205, 80, 60),
+    }
+}
+
+fn ink(width: u32) -> ShapeStyle {
+    ShapeStyle::from(&BLACK).stroke_width(width)
+}
+
+fn letters(horizontal: HPos, height: u32) -> TextStyle<'static> {
+    let style = TextStyle::from(("sans-serif", height).into_font());
+    style.pos(Pos::new(horizontal, VPos::Center))
+}
+
+/// How many letters there are, for a place of that width.
+fn num_letters(text: &str) -> u32 {
+    u32::try_from(text.chars().count()).unwrap_or(u32::MAX)
+}
+
+/// The longest of `texts`, in pixels, a hundred letters at most.
+fn width<'a>(texts: impl IntoIterator<Item = &'a str>) -> u32 {
+    let longest = texts.into_iter().map(num_letters).max();
+    LETTER * longest.unwrap_or(0).min(100)
+}
+
+/// Where the parts of a legend of that width are: left edge and line of each, and how many lines there are.
+fn legend_places(names: &[&str], width: u32) -> (Vec<(u32, u32)>, u32) {
+    let (mut x, mut line) = (0, 0);
+    let mut places = Vec::new();
+    for name in names {
+        let own = 22 + LETTER * num_letters(name).min(100) + 14;
+        if x > 0 && x + own > width {
+            (x, line) = (0, line + 1);
+        }
+        places.push((x, line));
+        x += own;
+    }
+    (places, line + 1)
+}
+
+/// Pixels of a line of a legend.
+const LEGEND: u32 = 20;
+
+/// Names, each behind a box in its colour, from `(left, top)` on.
+fn legend(
+    area: &Area<'_>,
+    (left, top): (i32, i32),
+    width: u32,
+    parts: &[(&str, RGBColor)],
+) -> Result<(), Failure> {
+    let names: Vec<&str> = parts.iter().map(|(name, _)| *name).collect();
+    let (places, _) = legend_places(&names, width);
+    for ((name, color), (x, line)) in parts.iter().zip(places) {
+        let (x, y) = (
+            left + x.cast_signed(),
+            top + (line * LEGEND + LEGEND / 2).cast_signed(),
+        );
+        let corners = [(x, y - 5), (x + 14, y + 5)];
+        area.draw(&Rectangle::new(corners, color.filled()))?;
         area.draw(&Text::new(
-            name,
-            (names.cast_signed() - 8, pixel),
-            letters(HPos::Right),
+            (*name).to_owned(),
+            (x + 20, y),
+            letters(HPos::Left, LETTERS),
         ))?;
-        let word = match outcome.is_control {
-            true => "control",
-            false => outcome.verdict.word(),
-        };
-        let verdict = format!("{:.2}, {word}", ratio.median);
-        let right = (names + BARS).cast_signed() + 8;
-        area.draw(&Text::new(verdict, (right, pixel), letters(HPos::Left)))?;
     }
-    chart.draw_series([PathElement::new(vec![(1.0, 0.0), (1.0, end)], ink)])?;
-    let axis = vec![(least, 0.0), (most, 0.0)];
-    chart.draw_series([PathElement::new(axis, ink)])?;
-    for tick in ticks(least, most) {
-        let (x, y) = chart.backend_coord(&(tick, 0.0));
-        area.draw(&PathElement::new(vec![(x, y), (x, y + 4)], ink))?;
-        let label = super::text::number(tick);
-        area.draw(&Text::new(label, (x, y + 11), letters(HPos::Center)))?;
-    }
-    let (x, y) = chart.backend_coord(&(1.0, 0.0));
-    let description = "ratio: above 1 ours is better";
-    area.draw(&Text::new(description, (x, y + 27), letters(HPos::Left)))?;
-    area.present()?;
-    drop(chart);
-    drop(area);
     Ok(())
 }
 
-/// Round numbers from `least` to `most`, some eight at most; 1 is always one of them.
+/// A line between two pixels.
+fn stroke(
+    area: &Area<'_>,
+    from: (i32, i32),
+    to: (i32, i32),
+    style: ShapeStyle,
+) -> Result<(), Failure> {
+    area.draw(&PathElement::new(vec![from, to], style))
+}
+
+/// Round numbers from `least` to `most`, above 0, some eight at most; 1 is always one of them if it is between.
 fn ticks(least: f64, most: f64) -> Vec<f64> {
     let decades = (-6..=6).map(|exponent| 10f64.powi(exponent));
     // Powers of ten are not exact.
@@ -147,62 +185,31 @@ fn ticks(least: f64, most: f64) -> Vec<f64> {
     fitting.unwrap_or_else(|| of(&[1.0]).into_iter().step_by(3).collect())
 }
 
-fn letters(horizontal: HPos) -> TextStyle<'static> {
-    let style = TextStyle::from(("sans-serif", 15).into_font());
-    style.pos(Pos::new(horizontal, VPos::Center))
+/// `svg` with the ink of its surroundings. Letters of files cannot match: their quotation marks are escaped.
+fn with_ink(svg: &str) -> String {
+    svg.replace("=\"#000000\"", "=\"currentColor\"")
 }
 
-/// The pictures that there shall be: cases of one benchmark are in one.
-pub(super) fn group(outcome: &Outcome) -> &str {
-    let benchmark = outcome.case.split_once(": ");
-    benchmark.map_or(&outcome.case, |(benchmark, _)| benchmark)
+/// `svg` as a part of a page, which needs no namespace, and with it no address.
+pub(super) fn in_page(svg: &str) -> String {
+    with_ink(svg).replace(" xmlns=\"http://www.w3.org/2000/svg\"", "")
 }
 
-/// What a bar is within its group.
-fn name(outcome: &Outcome) -> String {
-    let case = outcome.case.split_once(": ");
-    let case = case.map_or_else(String::new, |(_, case)| format!("{case}, "));
-    let Outcome {
-        metric, ours, peer, ..
-    } = outcome;
-    format!("{case}{metric}, {ours} beside {peer}")
+/// `svg` as a file of its own, on a ground that follows the reader's choice of dark or light.
+pub(super) fn alone(svg: &str) -> String {
+    const GROUND: &str = "<style>svg { color: #1c1c1c; } .ground { fill: #ffffff; }\n\
+        @media (prefers-color-scheme: dark) { svg { color: #e6e6e6; } .ground { fill: #16181a; } }</style>\n\
+        <rect class=\"ground\" width=\"100%\" height=\"100%\" rx=\"6\"/>";
+    let svg = with_ink(svg);
+    match svg.split_once('>') {
+        Some((head, rest)) => format!("{head}>\n{GROUND}{rest}"),
+        None => svg,
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::samples::results;
-    use super::super::verdict::outcomes;
     use super::*;
-
-    #[test]
-    fn each_ratio_has_a_bar_in_the_colour_of_its_verdict() {
-        let won = outcomes(&results(&[10.0, 10.0], &[20.0, 21.0]));
-        let lost = outcomes(&results(&[20.0, 21.0], &[10.0, 10.0]));
-        let all: Vec<_> = won.iter().chain(&lost).collect();
-
-        let svg = ratios(&all).unwrap().unwrap();
-
-        assert_eq!(svg.matches("#2E8B57").count(), 1, "{svg}");
-        assert_eq!(svg.matches("#CD503C").count(), 1, "{svg}");
-        assert!(
-            svg.contains("2.05, won") && svg.contains("0.49, lost"),
-            "{svg}"
-        );
-        assert!(!svg.contains("http"));
-    }
-
-    #[test]
-    fn cases_of_a_benchmark_are_in_one_picture() {
-        let mut outcome = outcomes(&results(&[10.0], &[20.0])).remove(0);
-        assert_eq!(
-            (group(&outcome), name(&outcome).as_str()),
-            ("out", "x, ours beside them")
-        );
-
-        outcome.case = "ring: batch 1".into();
-        assert_eq!(group(&outcome), "ring");
-        assert_eq!(name(&outcome), "batch 1, x, ours beside them");
-    }
 
     #[test]
     fn ticks_are_round_and_few() {
@@ -214,28 +221,32 @@ mod tests {
     }
 
     #[test]
-    fn extreme_ratios_are_drawn_and_missing_ones_left_out() {
-        let extreme = outcomes(&results(&[1e-100, 1e-100], &[1.0, 1e100]));
-        assert!(
-            ratios(&extreme.iter().collect::<Vec<_>>())
-                .unwrap()
-                .is_some()
-        );
+    fn legend_goes_on_in_the_next_line() {
+        let (places, num_lines) = legend_places(&["halt", "io", "a longer reason"], 150);
 
-        let zero = outcomes(&results(&[0.0, 0.0], &[1.0, 1.0]));
-        assert!(ratios(&zero.iter().collect::<Vec<_>>()).unwrap().is_none());
+        assert_eq!(places, [(0, 0), (64, 0), (0, 1)]);
+        assert_eq!(num_lines, 2);
+        // What is too wide anyway has a line of its own, not none.
+        assert_eq!(legend_places(&["a long name"], 10).1, 1);
     }
 
     #[test]
-    fn names_are_escaped() {
-        let mut results = results(&[10.0, 10.0], &[20.0, 21.0]);
-        results.series[1].peer = "<b>&".into();
+    fn known_subjects_keep_their_colour() {
+        assert_eq!(color_of("qemu", 0), color_of("qemu", 4));
+        assert_ne!(color_of("venet", 0), color_of("virtio", 0));
+        assert_ne!(color_of("x", 0), color_of("y", 1));
+    }
 
-        let outcomes = outcomes(&results);
-        let svg = ratios(&outcomes.iter().collect::<Vec<_>>())
-            .unwrap()
-            .unwrap();
+    #[test]
+    fn black_follows_the_page_and_letters_stay_letters() {
+        let svg = "<svg xmlns=\"http://www.w3.org/2000/svg\">\n<text fill=\"#000000\">#000000</text></svg>";
 
-        assert!(svg.contains("&lt;b&gt;&amp;") && !svg.contains("<b>"));
+        assert_eq!(
+            in_page(svg),
+            "<svg>\n<text fill=\"currentColor\">#000000</text></svg>"
+        );
+        let alone = alone(svg);
+        assert!(alone.starts_with("<svg xmlns=\"http://www.w3.org/2000/svg\">\n<style>"));
+        assert!(alone.contains("prefers-color-scheme: dark"));
     }
 }

@@ -4,8 +4,9 @@ use std::fmt::Write;
 
 use super::compare::{Changes, Kind};
 use super::document::Document;
+use super::goals::{GoalResult, RatioGoal, State, Wanted};
 use super::verdict::Outcome;
-use super::{Series, Summary};
+use super::{Series, Summary, catalog};
 
 /// Four digits, or all that a whole number has.
 pub(super) fn number(value: f64) -> String {
@@ -47,11 +48,61 @@ pub(super) fn verdict(outcome: &Outcome) -> String {
     }
 }
 
+/// The goal of a ratio and what became of it; empty if there is none.
+pub(super) fn goal(goal: Option<RatioGoal>) -> String {
+    goal.map_or_else(String::new, |goal| {
+        format!("{}: {}", number_of_ratio(goal.ratio), goal.state.words())
+    })
+}
+
+/// Two digits after the point, or fewer: `1.05`, `4`.
+fn number_of_ratio(ratio: f64) -> String {
+    number((ratio * 100.0).round() / 100.0)
+}
+
+/// What a goal asks for.
+pub(super) fn wanted(goal: &GoalResult) -> String {
+    let of = |value: f64| match goal.wanted {
+        Wanted::Ratio(_) => number_of_ratio(value),
+        Wanted::Value(_) => number(value),
+    };
+    let stretch = goal
+        .stretch
+        .map(|stretch| format!(", stretch {}", of(stretch)));
+    let stretch = stretch.unwrap_or_default();
+    match goal.wanted {
+        Wanted::Ratio(ratio) => format!("{} or more{stretch}", of(ratio)),
+        Wanted::Value(value) => format!("{} {} or less{stretch}", of(value), goal.unit),
+    }
+}
+
+/// What it has come to.
+pub(super) fn found(goal: &GoalResult) -> String {
+    match (goal.found, goal.wanted) {
+        (Some(ratio), Wanted::Ratio(_)) => format!("{ratio:.2}"),
+        (Some(value), Wanted::Value(_)) => number(value),
+        (None, _) => "-".to_owned(),
+    }
+}
+
+/// How many goals are reached, and how many are not.
+pub(super) fn score_of_goals(goals: &[GoalResult]) -> String {
+    let count =
+        |is_it: &dyn Fn(State) -> bool| goals.iter().filter(|goal| is_it(goal.state)).count();
+    format!(
+        "Goals: {} reached, {} not reached, {} not measured.",
+        count(&State::is_reached),
+        count(&|state| state == State::NotReached),
+        count(&|state| state == State::NotMeasured),
+    )
+}
+
 /// What has no ratio: nothing to compare it with, or not known how.
 pub(super) fn alone(document: &Document) -> Vec<&Series> {
     let has_ratio = |series: &Series| {
         document.outcomes.iter().any(|outcome| {
-            (&outcome.case, &outcome.metric) == (&series.case, &series.metric)
+            (&outcome.source, &outcome.case, outcome.x) == (&series.source, &series.case, series.x)
+                && outcome.metric == series.metric
                 && (outcome.ours == series.peer || outcome.peer == series.peer)
         })
     };
@@ -85,7 +136,33 @@ fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
     cells.into_iter().map(printable).collect()
 }
 
-/// Ratios, what has none, and what is not known.
+/// Each goal of which something was measured.
+fn goals(document: &Document) -> String {
+    let goals = document.goals.iter();
+    let measured: Vec<&GoalResult> = goals
+        .filter(|goal| goal.state != State::NotMeasured)
+        .collect();
+    if measured.is_empty() {
+        return String::new();
+    }
+    let mut rows = vec![row([
+        "goals", "case", "metric", "peer", "wanted", "found", "state",
+    ])];
+    rows.extend(measured.iter().map(|goal| {
+        row([
+            goal.what,
+            &catalog::point(&goal.case, goal.x),
+            &goal.metric,
+            &goal.peer,
+            &wanted(goal),
+            &found(goal),
+            goal.state.words(),
+        ])
+    }));
+    format!("\n{}", table(&rows))
+}
+
+/// Ratios, goals, what has no ratio, and what is not known.
 pub(super) fn report(document: &Document) -> String {
     let head = [
         "case",
@@ -94,22 +171,40 @@ pub(super) fn report(document: &Document) -> String {
         "peer",
         "ratio (quartiles)",
         "verdict",
+        "goal",
     ];
     let mut ratios = vec![row(head)];
-    for outcome in &document.outcomes {
+    let (points, cases): (Vec<&Outcome>, Vec<&Outcome>) = document
+        .outcomes
+        .iter()
+        .partition(|outcome| outcome.x.is_some());
+    for outcome in cases {
         let side = |name: &str, values: Summary| format!("{name} {}", number(values.median));
         ratios.push(row([
-            &outcome.case,
+            &outcome.point(),
             &format!("{}, {}", outcome.metric, outcome.unit),
             &side(&outcome.ours, outcome.our_values),
             &side(&outcome.peer, outcome.peer_values),
             &ratio(outcome.ratio),
             &verdict(outcome),
+            &goal(outcome.goal),
         ]));
     }
     let mut text = "Above 1 ours is better; values are medians of the rounds.\n\n".to_owned();
     text.push_str(&table(&ratios));
-    let alone = alone(document);
+    if !points.is_empty() {
+        let num = points.len();
+        let _ = writeln!(text, "\nPoints of sweeps: {num} ratios, on the page only.");
+    }
+    let _ = write!(
+        text,
+        "\n{}\n{}",
+        score_of_goals(&document.goals),
+        goals(document)
+    );
+    // Points of sweeps and parts of other values are many, and pictures say more.
+    let mut alone = alone(document);
+    alone.retain(|series| series.x.is_none() && catalog::family(&series.metric).is_none());
     if !alone.is_empty() {
         let mut rows = vec![row([
             "without a ratio",
@@ -121,7 +216,7 @@ pub(super) fn report(document: &Document) -> String {
             let metric = format!("{}, {}", series.metric, series.unit);
             let metric = metric.trim_end_matches(", ");
             row([
-                &series.case,
+                &series.point(),
                 metric,
                 &series.peer,
                 &spread(series.summary()),
@@ -174,7 +269,7 @@ pub(super) fn changes(changes: &Changes) -> String {
         let peer = change.peer.as_deref();
         rows.push(row([
             change.kind.word(),
-            &change.case,
+            &catalog::point(&change.case, change.x),
             &change.metric,
             &peer.map_or(change.ours.clone(), |peer| {
                 format!("{}, {peer}", change.ours)

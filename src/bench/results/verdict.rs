@@ -5,12 +5,15 @@
 //! rounds have both, the ratio is that of the medians, and its spread the widest that the quartiles allow.
 //!
 //! It is a tie if the quartiles of the ratio have 1 between them, or if the ratio is within the noise: the
-//! most that a control of the same file and metric found between a subject and itself; without a control, half of the
-//! spread of ours and half of that of the peer together. A single round without a control tells nothing about noise, so it is a tie too.
+//! most that a control of the same case and metric found between a subject and itself; without a control, half of
+//! the spread of ours and half of that of the peer together. A single round without a control tells nothing about
+//! noise, so it is a tie too.
 
 use serde::{Deserialize, Serialize};
 
-use super::{Better, Results, Role, Series, Summary};
+use super::goals::{self, RatioGoal};
+use super::pairs::{Floor, Pair, pairs};
+use super::{Better, Results, Series, Summary, catalog};
 
 /// How ours did beside a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,8 +80,13 @@ impl Reason {
 /// One metric of one case, ours beside one peer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Outcome {
+    /// Name of the raw file, without directory.
+    pub source: String,
     /// What was run.
     pub case: String,
+    /// The point of its sweep.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub x: Option<f64>,
     /// What was measured.
     pub metric: String,
     /// Unit of the values of both sides.
@@ -106,37 +114,24 @@ pub struct Outcome {
     pub verdict: Verdict,
     /// Why.
     pub reason: Reason,
+    /// What was aimed at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub goal: Option<RatioGoal>,
+}
+
+impl Outcome {
+    /// The case and the point of its sweep, for people.
+    pub fn point(&self) -> String {
+        catalog::point(&self.case, self.x)
+    }
 }
 
 /// All that can be compared in `results`, in its order.
 pub fn outcomes(results: &Results) -> Vec<Outcome> {
-    let pairs = || {
-        let ours = results.series.iter().filter(|series| {
-            series.role == Role::Ours && series.better.is_judged() && !series.rounds.is_empty()
-        });
-        ours.flat_map(|ours| {
-            let theirs = results.series.iter().filter(|series| {
-                series.role == Role::Peer && series.is_beside(ours) && !series.rounds.is_empty()
-            });
-            theirs.map(move |theirs| (ours, theirs))
-        })
-    };
-    pairs()
-        .map(|(ours, theirs)| {
-            let controls = pairs().filter(|(control, _)| {
-                control.is_control && control.source == ours.source && control.metric == ours.metric
-            });
-            let floor = controls.filter_map(|(ours, theirs)| control_noise(ours, theirs));
-            outcome(ours, theirs, floor.reduce(f64::max))
-        })
-        .collect()
-}
-
-/// The furthest from 1 that the ratio of a subject to itself went; `None` for a single round.
-fn control_noise(ours: &Series, again: &Series) -> Option<f64> {
-    let (ratio, num_rounds) = ratio(ours, again);
-    let ratio = ratio.filter(|_| num_rounds > 1)?;
-    Some(distance(ratio.low).max(distance(ratio.high)))
+    let pairs = pairs(results);
+    let floor = Floor::of(&pairs);
+    let outcome = |pair: &Pair<'_>| outcome(pair, floor.noise(pair.ours));
+    pairs.iter().map(outcome).collect()
 }
 
 /// How far a ratio is from 1, either way: 0.25 for 1.25 and for 0.8.
@@ -157,7 +152,7 @@ fn quotient(better: Better, ours: f64, theirs: f64) -> Option<f64> {
 }
 
 /// The ratio, `None` if a value is 0, and of how many rounds it is.
-fn ratio(ours: &Series, theirs: &Series) -> (Option<Summary>, usize) {
+pub(super) fn ratio(ours: &Series, theirs: &Series) -> (Option<Summary>, usize) {
     let better = ours.better;
     let (our_means, their_means) = (ours.means(), theirs.means());
     let common: Vec<(f64, f64)> = our_means
@@ -187,13 +182,14 @@ fn ratio(ours: &Series, theirs: &Series) -> (Option<Summary>, usize) {
     (summary(), our_means.len().min(their_means.len()))
 }
 
-fn outcome(ours: &Series, theirs: &Series, floor: Option<f64>) -> Outcome {
+fn outcome(pair: &Pair<'_>, floor: Option<f64>) -> Outcome {
+    let Pair { ours, theirs } = pair;
     let (ratio, num_rounds) = ratio(ours, theirs);
     let (our_values, peer_values) = (ours.summary(), theirs.summary());
     let spread = || our_values.noise() + peer_values.noise();
     let noise = floor.or_else(|| (num_rounds > 1).then(spread));
     let (verdict, reason) = match (ratio, noise) {
-        _ if ours.is_control => (Verdict::Tied, Reason::Control),
+        _ if pair.is_control() => (Verdict::Tied, Reason::Control),
         (_, None) => (Verdict::Tied, Reason::OneRound),
         (None, _) if our_values.overlaps(&peer_values) => (Verdict::Tied, Reason::Zero),
         (None, _) => {
@@ -209,8 +205,10 @@ fn outcome(ours: &Series, theirs: &Series, floor: Option<f64>) -> Outcome {
         }
         (Some(ratio), _) => (Verdict::of(ratio.median > 1.0), Reason::BeyondNoise),
     };
-    Outcome {
+    let outcome = Outcome {
+        source: ours.source.clone(),
         case: ours.case.clone(),
+        x: ours.x,
         metric: ours.metric.clone(),
         unit: ours.unit.clone(),
         better: ours.better,
@@ -222,9 +220,14 @@ fn outcome(ours: &Series, theirs: &Series, floor: Option<f64>) -> Outcome {
         num_rounds,
         // JSON has no infinity.
         noise: noise.filter(|noise| noise.is_finite()),
-        is_control: ours.is_control,
+        is_control: pair.is_control(),
         verdict,
         reason,
+        goal: None,
+    };
+    Outcome {
+        goal: goals::of_outcome(&outcome),
+        ..outcome
     }
 }
 
@@ -232,6 +235,7 @@ fn outcome(ours: &Series, theirs: &Series, floor: Option<f64>) -> Outcome {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::Role;
     use super::super::samples::{results, series};
     use super::*;
 

@@ -1,14 +1,14 @@
 //! Files with a value on each line, as the scripts write them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::super::{Better, Results, Role, Series, catalog};
+use super::super::{AGAIN, Better, Results, Role, Series, catalog};
 use super::Broken;
 
-/// A line of `net.json` and `reclaim.json`.
+/// A line of `net.json` and others like it.
 #[derive(Debug, Deserialize)]
 struct Line {
     case: String,
@@ -16,68 +16,27 @@ struct Line {
     round: u64,
     name: String,
     value: f64,
+    /// The point of a sweep.
+    x: Option<f64>,
     #[serde(flatten)]
     more: BTreeMap<String, Value>,
 }
 
-/// A value, however it was written.
-struct Found {
-    case: String,
-    peer: String,
-    round: u64,
-    name: String,
-    metric: Option<catalog::Metric>,
-    value: f64,
-}
-
-/// `raw.tsv`: case, peer, round and value between tabs.
-pub fn tsv(file: &str, text: &str, results: &mut Results) -> Result<usize, Broken> {
-    let mut found = Vec::new();
-    for (line, number) in text.lines().zip(1..) {
-        let fields: Vec<&str> = line.split('\t').collect();
-        let [case, peer, round, value] = fields.as_slice() else {
-            let what = "not a case, a peer, a round and a value between tabs";
-            return Err(Broken::new(number, what));
-        };
-        let broken = |what: &str| Broken::new(number, what);
-        let round = round
-            .parse()
-            .map_err(|_| broken(&format!("`{round}` is no number of a round")))?;
-        let value = value
-            .parse()
-            .map_err(|_| broken(&format!("`{value}` is no value")))?;
-        check(value, number)?;
-        let metric = catalog::find_boot(case);
-        found.push(Found {
-            case: (*case).to_owned(),
-            peer: (*peer).to_owned(),
-            round,
-            name: metric.map_or("value", |metric| metric.name).to_owned(),
-            metric,
-            value,
-        });
-    }
-    Ok(add(file, found, results))
-}
-
-/// One JSON object on each line: case, peer, round, name of the metric, value.
+/// One JSON object on each line: case, peer, round, name of the metric, value, and the point of a sweep if it
+/// is one.
 pub fn json(file: &str, text: &str, results: &mut Results) -> Result<usize, Broken> {
     let mut found = Vec::new();
     for (line, number) in text.lines().zip(1..) {
         let line: Line = serde_json::from_str(line)
             .map_err(|error| Broken::new(number, without_line(&error)))?;
         check(line.value, number)?;
+        if let Some(x) = line.x {
+            check(x, number)?;
+        }
         for field in line.more.keys() {
             results.note_unknown(format!("{file}: field `{field}`"));
         }
-        found.push(Found {
-            case: line.case,
-            peer: line.peer,
-            round: line.round,
-            metric: catalog::find(&line.name),
-            name: line.name,
-            value: line.value,
-        });
+        found.push(line);
     }
     Ok(add(file, found, results))
 }
@@ -113,46 +72,72 @@ pub fn check(value: f64, number: usize) -> Result<(), Broken> {
 }
 
 /// Roles need to know all peers of a case, so nothing is added before the end.
-fn add(file: &str, found: Vec<Found>, results: &mut Results) -> usize {
+fn add(file: &str, found: Vec<Line>, results: &mut Results) -> usize {
     let mut peers: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for Found { case, peer, .. } in &found {
+    for Line { case, peer, .. } in &found {
         let present = peers.entry(case.clone()).or_default();
         present.insert(peer.clone());
     }
     let num_values = found.len();
-    for Found {
-        case,
-        peer,
-        round,
-        name,
-        metric,
-        value,
-    } in found
-    {
-        let present: Vec<String> = peers.get(&case).into_iter().flatten().cloned().collect();
-        let role = catalog::role(file, &case, &peer, &present);
-        if catalog::ours(file, &case).is_none() {
-            results.note_unknown(format!("{file}: case `{case}`"));
-        } else if role == Role::Unknown && metric.is_some_and(|metric| metric.better.is_judged()) {
-            results.note_unknown(format!("{file}: case `{case}` has nothing of ours"));
+    let mut known: HashMap<_, usize> = HashMap::new();
+    for line in found {
+        let x = line.x.map(f64::to_bits);
+        let key = (line.case.clone(), x, line.peer.clone(), line.name.clone());
+        let (round, value) = (line.round, line.value);
+        let idx = *known.entry(key).or_insert_with(|| {
+            let present = peers.get(&line.case).into_iter().flatten().cloned();
+            let series = series(file, line, &present.collect::<Vec<_>>(), results);
+            results.series.push(series);
+            results.series.len() - 1
+        });
+        if let Some(series) = results.series.get_mut(idx) {
+            series.rounds.entry(round).or_default().push(value);
         }
-        if metric.is_none() {
-            results.note_unknown(format!("{file}: metric `{name}` of case `{case}`"));
-        }
-        let like = Series {
-            source: file.to_owned(),
-            case,
-            metric: name,
-            unit: metric.map_or("", |metric| metric.unit).to_owned(),
-            better: metric.map_or(Better::Unknown, |metric| metric.better),
-            peer,
-            role,
-            is_control: false,
-            rounds: BTreeMap::new(),
-        };
-        results.add(like, round, value);
     }
     num_values
+}
+
+/// The empty series of `line`, in a case where `present` were measured.
+fn series(file: &str, line: Line, present: &[String], results: &mut Results) -> Series {
+    let Line {
+        case,
+        peer,
+        name,
+        x,
+        ..
+    } = line;
+    let metric = catalog::find(&name);
+    let subject = peer.strip_suffix(AGAIN);
+    let is_there = |subject: &str| present.iter().any(|name| name == subject);
+    let role = match subject {
+        Some(subject) if is_there(subject) => Role::Peer,
+        Some(_) => Role::Unknown,
+        None => catalog::role(file, &case, &peer, present),
+    };
+    if catalog::ours(file, &case).is_none() {
+        results.note_unknown(format!("{file}: case `{case}`"));
+    } else if let (Some(subject), Role::Unknown) = (subject, role) {
+        let what = format!("{file}: case `{case}` has `{peer}`, but no `{subject}`");
+        results.note_unknown(what);
+    } else if role == Role::Unknown && metric.is_some_and(|metric| metric.better.is_judged()) {
+        results.note_unknown(format!("{file}: case `{case}` has nothing of ours"));
+    }
+    if metric.is_none() {
+        results.note_unknown(format!("{file}: metric `{name}` of case `{case}`"));
+    }
+    let is_control = subject.is_some();
+    Series {
+        source: file.to_owned(),
+        case,
+        x,
+        metric: name,
+        unit: metric.map_or("", |metric| metric.unit).to_owned(),
+        better: metric.map_or(Better::Unknown, |metric| metric.better),
+        peer,
+        role,
+        is_control,
+        rounds: BTreeMap::new(),
+    }
 }
 
 #[cfg(test)]
@@ -163,39 +148,48 @@ mod tests {
         format!(r#"{{"case":"out","peer":"venet","round":1,"name":"mbit","value":{value}}}"#)
     }
 
-    #[test]
-    fn tsv_has_boot_times() {
-        let mut results = Results::default();
-        let text = "boot_us\talacrity\t1\t100\nboot_us\tqemu\t1\t200\nboot_us\tqemu\t2\t220\n";
-
-        assert_eq!(tsv("raw.tsv", text, &mut results), Ok(3));
-
-        let [ours, theirs] = results.series.as_slice() else {
-            panic!("{results:?}")
-        };
-        assert_eq!((ours.unit.as_str(), ours.better), ("µs", Better::Less));
-        assert_eq!((ours.role, theirs.role), (Role::Ours, Role::Peer));
-        assert_eq!(theirs.values(), [200.0, 220.0]);
-        assert!(results.unknown.is_empty());
+    fn at(x: &str) -> String {
+        line("1").replace('}', &format!(r#","x":{x}}}"#))
     }
 
     #[test]
-    fn tsv_that_is_broken_names_its_line() {
-        let broken = |text: &str| tsv("raw.tsv", text, &mut Results::default()).unwrap_err();
+    fn points_of_a_sweep_are_series_of_their_own() {
+        let mut results = Results::default();
+        let text =
+            format!("{}\n{}\n{}\n", at("64"), at("1472"), at("64.0")).replace("out", "size-out");
 
-        assert_eq!(broken("boot_us\ta\t1\t1\nboot_us").number, 2);
+        assert_eq!(json("net.json", &text, &mut results), Ok(3));
+
+        let points: Vec<_> = results
+            .series
+            .iter()
+            .map(|series| (series.x, series.values().len()))
+            .collect();
+        assert_eq!(points, [(Some(64.0), 2), (Some(1472.0), 1)]);
+        assert_eq!(results.series[1].point(), "size-out, 1472 bytes");
+        assert!(results.unknown.is_empty(), "{:?}", results.unknown);
+    }
+
+    #[test]
+    fn subject_that_was_measured_again_is_a_control() {
+        let mut results = Results::default();
+        let again = line("5").replace("venet", "venet-again");
+        let lost = line("5").replace("venet", "cat-again");
+
+        let text = [line("7"), again, lost].join("\n");
+        assert_eq!(json("net.json", &text, &mut results), Ok(3));
+
+        let [ours, again, lost] = results.series.as_slice() else {
+            panic!("{results:?}")
+        };
+        assert_eq!((ours.role, ours.is_control), (Role::Ours, false));
+        assert!(again.is_again(ours) && !ours.is_again(again));
+        assert_eq!(lost.role, Role::Unknown);
+        let unknown: Vec<_> = results.unknown.keys().collect();
         assert_eq!(
-            broken("boot_us\ta\t-1\t1").what,
-            "`-1` is no number of a round"
+            unknown,
+            ["net.json: case `out` has `cat-again`, but no `cat`"]
         );
-        assert_eq!(broken("boot_us\ta\t1\tx").what, "`x` is no value");
-        for value in ["nan", "inf", "-inf", "-1"] {
-            assert_eq!(
-                broken(&format!("boot_us\ta\t1\t{value}")).number,
-                1,
-                "{value}"
-            );
-        }
     }
 
     #[test]
@@ -223,6 +217,8 @@ mod tests {
             &line("1e999"),
             &line("-1"),
             &line("\"1\""),
+            &at("-1"),
+            &at("\"far\""),
         ] {
             let text = format!("{good}\n{bad}\n{good}\n");
             let broken = json("net.json", &text, &mut Results::default()).unwrap_err();
@@ -255,6 +251,8 @@ mod tests {
         assert_eq!(results.series.len(), 3);
         assert_eq!(results.series[0].better, Better::Unknown);
         assert_eq!(results.series[1].role, Role::Unknown);
+        // Each is said once for a series, however many values it has.
+        assert_eq!(results.unknown["net.json: case `nap`"], 1);
     }
 
     #[test]

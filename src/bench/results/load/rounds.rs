@@ -100,6 +100,7 @@ impl Adder<'_> {
         Series {
             source: self.file.to_owned(),
             case: format!("{}: {name}", self.case),
+            x: None,
             metric: metric.to_owned(),
             unit: unit.to_owned(),
             better: Better::Less,
