@@ -95,7 +95,7 @@ const FILES: [(&str, Loader, &str); 11] = [
     ),
     (
         "verbs.json",
-        lines::json,
+        either,
         "delete the line, or measure again with scripts/bench",
     ),
     (

@@ -91,16 +91,17 @@ const LOAD: Goal = Goal {
 const CALL: Goal = Goal {
     what: "call of a device",
     file: "verbs.json",
-    cases: &["verb-call"],
+    // As lines, or as an object with the values of each round.
+    cases: &["verb-call", "verbs: call beside*"],
     at: None,
-    metrics: &["ns"],
+    metrics: &["ns", "cost"],
     peers: &["pio-exit"],
     wanted: Wanted::Ratio(1.0 / 1.15),
     stretch: Some(1.0 / 1.08),
 };
 const DOORBELL: Goal = Goal {
     what: "doorbell",
-    cases: &["doorbell"],
+    cases: &["doorbell", "verbs: doorbell beside*"],
     peers: &["pio-eventfd"],
     wanted: Wanted::Ratio(1.0 / 1.1),
     stretch: None,
@@ -108,6 +109,7 @@ const DOORBELL: Goal = Goal {
 };
 const SUPPRESSED: Goal = Goal {
     what: "doorbell that nobody waits for",
+    cases: &["doorbell", "verbs: exits*"],
     metrics: &["insns"],
     peers: &["suppressed"],
     wanted: Wanted::Value(30.0),
@@ -267,7 +269,8 @@ pub(super) const GOALS: &[Goal] = &[
     SUPPRESSED,
     Goal {
         metrics: &["exits"],
-        wanted: Wanted::Value(0.0),
+        // The guest's timer goes on meanwhile.
+        wanted: Wanted::Value(0.01),
         ..SUPPRESSED
     },
     BOOT,
