@@ -1,12 +1,13 @@
-//! `alacrity bench`: what parts of alacrity cost on this machine, without any guest.
+//! `alacrity bench`: what alacrity costs on this machine, beside others.
 //!
-//! A [`Case`] measures one part against something known in rounds that alternate, so that a machine
+//! [`guests`] measures whole guests. A [`Case`] needs none: it measures one part against something known in rounds that alternate, so that a machine
 //! that is slow for a while is slow for both, and gives a [`Report`].
 
 mod bus;
 mod call;
 mod echo;
 mod frames;
+pub mod guests;
 mod harness;
 pub mod over_time;
 mod reclaim;

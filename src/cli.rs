@@ -13,8 +13,9 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 pub use args::{
-    BenchArgs, BenchCase, BenchCommand, CheckArgs, Cli, Command, HostArgs, LogLevel, MemmapArgs,
-    PsArgs, ReclaimArgs, ReportArgs, RunArgs, Shell, StatArgs, TargetArgs, VbusArgs, VbusCommand,
+    BenchArgs, BenchCase, BenchCommand, CheckArgs, Cli, Command, GuestBench, GuestBenchArgs,
+    HostArgs, LogLevel, MemmapArgs, PsArgs, ReclaimArgs, ReportArgs, RunArgs, Shell, StatArgs,
+    TargetArgs, VbusArgs, VbusCommand,
 };
 use ipnet::Ipv4Net;
 use keys::{Key, Keys, KeysError};

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use alacrity::bench::{
-    CallCase, Case, Effort, FramesCase, ReclaimCase, RingCase, over_time, results,
+    CallCase, Case, Effort, FramesCase, ReclaimCase, RingCase, guests, over_time, results,
 };
 use alacrity::check;
 use alacrity::cli::{
@@ -94,6 +94,13 @@ fn bench(args: &BenchArgs) -> Result<ExitStatus, Failure> {
     let case = match (&args.command, args.case) {
         (Some(BenchCommand::Report(args)), _) => {
             return results::command::run(args, &mut io::stdout())
+                .map_err(|error| (error.status(), error.into()));
+        }
+        (Some(command), _) => {
+            let Some((what, args)) = command.guests() else {
+                return Err(bad_input(anyhow!("nothing to measure was named")));
+            };
+            return guests::run(what, args, &mut io::stdout())
                 .map_err(|error| (error.status(), error.into()));
         }
         (None, Some(case)) => case,

@@ -6,6 +6,12 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
+// `build.rs` includes this file from elsewhere, so the path is from its directory.
+#[path = "bench_args.rs"]
+mod bench_args;
+
+pub use bench_args::{GuestBench, GuestBenchArgs};
+
 const EXIT_STATUS: &str = "\
 EXIT STATUS:
   0      the guest powered off or rebooted
@@ -289,7 +295,7 @@ EXIT STATUS:
   1  it cannot; the lines marked with a remedy say why
   2  bad usage")]
     Check(CheckArgs),
-    /// Measure what parts of alacrity cost on this machine, without a guest.
+    /// Measure what alacrity costs on this machine: guests beside those of QEMU, and parts by themselves.
     Bench(BenchArgs),
     /// Be the host of virtual buses: serve their control tree and their clients.
     Host(HostArgs),
@@ -436,7 +442,7 @@ pub struct CheckArgs {
 /// Flags of `alacrity bench`.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
-Both ends run on a CPU of their own, with nothing emulated. Ours and theirs alternate (A B B A), the
+Without guests, both ends run on a CPU of their own, with nothing emulated. Ours and theirs alternate (A B B A), the
 table has medians, the ratio says how many times better ours is, with its quartiles. What does not
 reach its goal is marked LOST. Controls measure a subject beside itself: as far as they are from 1,
 the other ratios are noise. Only ratios of one run mean anything; keep the machine idle.
@@ -449,6 +455,7 @@ EXAMPLES:
   alacrity bench ring --quick             is it working?
   alacrity bench ring --json ring.json    raw values of every round
   alacrity bench reclaim --draw guests.tsv
+  sudo alacrity bench all                 guests beside those of QEMU; see its --help
   alacrity bench report                   what all benchmarks say, as a page
 
 EXIT STATUS:
@@ -461,10 +468,10 @@ EXIT STATUS:
     disable_help_subcommand = true
 )]
 pub struct BenchArgs {
-    /// Instead of measuring.
+    /// What to measure with guests, or the report.
     #[command(subcommand)]
     pub command: Option<BenchCommand>,
-    /// What to measure.
+    /// What to measure without guests.
     #[arg(value_enum, required = true)]
     pub case: Option<BenchCase>,
     /// Write the raw values of every round to FILE as JSON.
@@ -479,11 +486,32 @@ pub struct BenchArgs {
     pub draw: Option<PathBuf>,
 }
 
-/// What `alacrity bench` does besides measuring.
+/// What `alacrity bench` does besides measuring parts.
 #[derive(Debug, Subcommand)]
 pub enum BenchCommand {
+    /// Measure networks of guests beside those of QEMU.
+    Net(GuestBenchArgs),
+    /// Measure how long guests take to start, beside QEMU and kvmtool.
+    Boot(GuestBenchArgs),
+    /// Measure how much memory a VMM needs for itself, beside QEMU.
+    Memory(GuestBenchArgs),
+    /// Measure all that needs guests: boot, memory and net.
+    All(GuestBenchArgs),
     /// Make one page of what the benchmarks measured, and say what became better or worse.
     Report(ReportArgs),
+}
+
+impl BenchCommand {
+    /// What to measure with guests, if that is what it does.
+    pub fn guests(&self) -> Option<(GuestBench, &GuestBenchArgs)> {
+        match self {
+            Self::Net(args) => Some((GuestBench::Net, args)),
+            Self::Boot(args) => Some((GuestBench::Boot, args)),
+            Self::Memory(args) => Some((GuestBench::Memory, args)),
+            Self::All(args) => Some((GuestBench::All, args)),
+            Self::Report(_) => None,
+        }
+    }
 }
 
 /// Flags of `alacrity bench report`.

@@ -1,0 +1,323 @@
+//! What the host counts while a guest works.
+//!
+//! | value | where it comes from |
+//! |---|---|
+//! | exits | KVM's counters of these VMs (debugfs) |
+//! | CPU time | `/proc/stat`: all that the host's CPUs did, which includes guests |
+//! | system calls | `/proc/PID/io` of VMM and daemon: only those that read or write |
+//! | doorbells | our own VMM's counters |
+//! | drops | `/proc/net/dev`: what a TAP had no room for |
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::control_socket::client;
+use crate::control_socket::place::Place;
+
+/// Where KVM shows its counters.
+const KVM: &str = "/sys/kernel/debug/kvm";
+/// Counters of KVM, each of which counts exits for a reason, and what the reason is called.
+const REASONS: [(&str, &str); 6] = [
+    ("halt_exits", "halt"),
+    ("io_exits", "io"),
+    ("mmio_exits", "mmio"),
+    ("irq_window_exits", "irq_window"),
+    ("irq_exits", "host_irq"),
+    ("hypercalls", "hypercall"),
+];
+/// Units of `/proc/stat` in a second, on x86.
+const TICKS_PER_S: u64 = 100;
+/// Mappings from this size on are guest memory, which has 512 MiB.
+const RAM_KIB: u64 = 500_000;
+
+/// Whose counters are read.
+#[derive(Debug, Clone, Default)]
+pub struct Watched {
+    /// Processes of VMMs.
+    pub vmms: Vec<u32>,
+    /// Processes that work for them.
+    pub helpers: Vec<u32>,
+    /// Whether the VMMs are ours.
+    pub is_ours: bool,
+}
+
+/// All counters at one time.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Snapshot {
+    exits: Option<u64>,
+    reasons: BTreeMap<&'static str, u64>,
+    busy_us: Option<u64>,
+    calls: Option<u64>,
+    doorbells: Option<u64>,
+    drops: u64,
+}
+
+impl Snapshot {
+    /// Reads them.
+    pub fn take(watched: &Watched) -> Self {
+        let place = kvm_directories(Path::new(KVM), &watched.vmms);
+        let count = |name: &str| sum(place.iter().map(|dir| number_in(&dir.join(name))));
+        let reason = |(file, name): (&str, &'static str)| Some((name, count(file)?));
+        let processes = watched.vmms.iter().chain(&watched.helpers);
+        let io = |pid: &u32| calls(&fs::read_to_string(format!("/proc/{pid}/io")).ok()?);
+        Snapshot {
+            exits: count("exits"),
+            reasons: REASONS.into_iter().filter_map(reason).collect(),
+            busy_us: busy_us(&fs::read_to_string("/proc/stat").unwrap_or_default()),
+            calls: sum(processes.map(io)),
+            doorbells: match watched.is_ours {
+                true => sum(watched.vmms.iter().map(|pid| doorbells_of(*pid))),
+                false => None,
+            },
+            drops: drops(&fs::read_to_string("/proc/net/dev").unwrap_or_default()),
+        }
+    }
+
+    /// What happened since `before`, for `packets` packets.
+    #[expect(clippy::cast_precision_loss, reason = "far below 2^53")]
+    pub fn since(&self, before: &Snapshot, packets: u64) -> Vec<(String, f64)> {
+        let mut values = Vec::new();
+        if packets == 0 {
+            return values;
+        }
+        let per_1000 = |much: u64| much as f64 * 1000.0 / packets as f64;
+        let less = |now: Option<u64>, then: Option<u64>| Some(now?.saturating_sub(then?));
+        if let Some(exits) = less(self.exits, before.exits) {
+            values.push(("exits_per_1000".into(), per_1000(exits)));
+            let mut known = 0;
+            for (reason, now) in &self.reasons {
+                let Some(then) = before.reasons.get(reason) else {
+                    continue;
+                };
+                let much = now.saturating_sub(*then);
+                known += much;
+                values.push((format!("exits.{reason}"), per_1000(much)));
+            }
+            let rest = exits.saturating_sub(known);
+            values.push(("exits.other".into(), per_1000(rest)));
+        }
+        if let Some(doorbells) = less(self.doorbells, before.doorbells) {
+            values.push(("doorbells_per_1000".into(), per_1000(doorbells)));
+        }
+        if let Some(calls) = less(self.calls, before.calls) {
+            values.push(("syscalls_per_1000".into(), per_1000(calls)));
+        }
+        if let Some(busy) = less(self.busy_us, before.busy_us) {
+            values.push(("cpu_us_per_packet".into(), busy as f64 / packets as f64));
+        }
+        values
+    }
+
+    /// Frames that TAPs dropped since `before`.
+    pub fn drops_since(&self, before: &Snapshot) -> u64 {
+        self.drops.saturating_sub(before.drops)
+    }
+}
+
+/// Adds up; `None` if one is missing, or there are none.
+fn sum(numbers: impl Iterator<Item = Option<u64>>) -> Option<u64> {
+    let numbers: Vec<u64> = numbers.collect::<Option<_>>()?;
+    (!numbers.is_empty()).then(|| numbers.iter().sum())
+}
+
+fn number_in(path: &Path) -> Option<u64> {
+    fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+/// The directories of the VMs that the processes made: `PID-DESCRIPTOR`.
+fn kvm_directories(kvm: &Path, pids: &[u32]) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(kvm) else {
+        return Vec::new();
+    };
+    let is_theirs = |name: &str| {
+        let pid = name.split_once('-').and_then(|(pid, _)| pid.parse().ok());
+        pid.is_some_and(|pid| pids.contains(&pid))
+    };
+    entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| {
+            let name = path.file_name().and_then(|name| name.to_str());
+            name.is_some_and(is_theirs)
+        })
+        .collect()
+}
+
+/// Whether KVM's counters can be read here.
+pub fn has_kvm_counters() -> bool {
+    Path::new(KVM).join("exits").exists()
+}
+
+/// Time of all CPUs that was neither idle nor waiting for disks, from `/proc/stat`.
+fn busy_us(stat: &str) -> Option<u64> {
+    let line = stat.lines().find_map(|line| line.strip_prefix("cpu "))?;
+    let ticks: Vec<u64> = line
+        .split_whitespace()
+        .map_while(|word| word.parse().ok())
+        .collect();
+    // user nice system idle iowait irq softirq steal; guests are a part of user.
+    let &[user, nice, system, _, _, irq, softirq, ..] = ticks.as_slice() else {
+        return None;
+    };
+    Some((user + nice + system + irq + softirq) * (1_000_000 / TICKS_PER_S))
+}
+
+/// Calls that read or wrote, from `/proc/PID/io`.
+fn calls(io: &str) -> Option<u64> {
+    let field = |name: &str| {
+        let line = io.lines().find_map(|line| line.strip_prefix(name))?;
+        line.trim().parse::<u64>().ok()
+    };
+    Some(field("syscr:")? + field("syscw:")?)
+}
+
+/// Frames that all interfaces together had no room for, from `/proc/net/dev`.
+fn drops(dev: &str) -> u64 {
+    let of_line = |line: &str| {
+        let (_, numbers) = line.split_once(':')?;
+        let numbers: Vec<u64> = numbers
+            .split_whitespace()
+            .filter_map(|word| word.parse().ok())
+            .collect();
+        Some(numbers.get(3)? + numbers.get(11)?)
+    };
+    dev.lines().filter_map(of_line).sum()
+}
+
+fn doorbells_of(pid: u32) -> Option<u64> {
+    let stat = client::stat(&Place::default_one().ok()?, pid).ok()?;
+    count_named("doorbells", &stat.metrics)
+}
+
+/// The sum of all numbers that are called `name`, however deep.
+fn count_named(name: &str, json: &Value) -> Option<u64> {
+    let mut found = Vec::new();
+    let mut rest = vec![json];
+    while let Some(value) = rest.pop() {
+        match value {
+            Value::Object(map) => {
+                found.extend(map.get(name).and_then(Value::as_u64));
+                rest.extend(map.values());
+            }
+            Value::Array(list) => rest.extend(list),
+            _ => {}
+        }
+    }
+    (!found.is_empty()).then(|| found.iter().sum())
+}
+
+/// Memory in KiB of the process without guest memory: its proportional set size (PSS) without mappings as
+/// large as that.
+pub fn own_kib(pid: u32) -> Option<u64> {
+    pss_without_ram(&fs::read_to_string(format!("/proc/{pid}/smaps")).ok()?)
+}
+
+fn pss_without_ram(smaps: &str) -> Option<u64> {
+    let mut is_ram = false;
+    let mut kib = None;
+    for line in smaps.lines() {
+        let mut words = line.split_whitespace();
+        let (name, number) = (words.next(), words.next());
+        let number: u64 = number
+            .and_then(|word| word.parse().ok())
+            .unwrap_or_default();
+        match name {
+            Some("Size:") => is_ram = number >= RAM_KIB,
+            Some("Pss:") if !is_ram => kib = Some(kib.unwrap_or(0) + number),
+            _ => {}
+        }
+    }
+    kib
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_of_the_kernel_are_understood() {
+        let stat = "cpu  10 20 30 400 50 6 7 8 9 0\ncpu0 1 1 1 1 1 1 1 1\n";
+        assert_eq!(busy_us(stat), Some((10 + 20 + 30 + 6 + 7) * 10_000));
+        assert_eq!(busy_us("cpu 1 2"), None);
+        assert_eq!(calls("rchar: 5\nsyscr: 3\nsyscw: 4\n"), Some(7));
+        assert_eq!(calls("rchar: 5\n"), None);
+        let dev = "Inter-| Receive\n face |bytes\n tap0: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16\n lo: 0 0 0 1 0 0 0 0 0 0 0 1\n";
+        assert_eq!(drops(dev), 4 + 12 + 2);
+        let smaps = "7f00-7f01 rw-p\nSize:   524288 kB\nPss:  400000 kB\n\
+                     5500-5501 r-xp\nSize: 4 kB\nPss: 3 kB\nPss_Dirty: 2 kB\n5600-5700\nSize: 8 kB\nPss: 5 kB\n";
+        assert_eq!(pss_without_ram(smaps), Some(8));
+    }
+
+    #[test]
+    fn own_processes_have_counters_and_memory() {
+        let pid = std::process::id();
+        let watched = Watched {
+            vmms: vec![pid],
+            ..Watched::default()
+        };
+
+        let snapshot = Snapshot::take(&watched);
+
+        assert!(
+            snapshot.calls > Some(0) && snapshot.busy_us > Some(0),
+            "{snapshot:?}"
+        );
+        assert_eq!(snapshot.exits, None, "it made no VM");
+        assert!(own_kib(pid) > Some(100));
+    }
+
+    #[test]
+    fn counters_of_other_vms_are_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["12-7", "123-7", "12x", "exits"] {
+            fs::create_dir(dir.path().join(name)).unwrap();
+        }
+
+        let found = kvm_directories(dir.path(), &[12]);
+
+        assert_eq!(found, [dir.path().join("12-7")]);
+    }
+
+    #[test]
+    fn counters_are_for_each_thousand_packets() {
+        let before = Snapshot {
+            exits: Some(100),
+            reasons: [("halt", 10)].into(),
+            busy_us: Some(1000),
+            calls: Some(5),
+            doorbells: None,
+            drops: 1,
+        };
+        let after = Snapshot {
+            exits: Some(150),
+            reasons: [("halt", 30)].into(),
+            busy_us: Some(3000),
+            calls: Some(7),
+            doorbells: None,
+            drops: 3,
+        };
+
+        let expected = [
+            ("exits_per_1000", 500.0),
+            ("exits.halt", 200.0),
+            ("exits.other", 300.0),
+            ("syscalls_per_1000", 20.0),
+            ("cpu_us_per_packet", 20.0),
+        ]
+        .map(|(name, value)| (name.to_owned(), value));
+        assert_eq!(after.since(&before, 100), expected);
+        assert_eq!(after.since(&before, 0), []);
+        assert_eq!(after.drops_since(&before), 2);
+    }
+
+    #[test]
+    fn doorbells_are_found_wherever_they_are() {
+        let metrics = serde_json::json!({"devices": {"net0": {"pairs": [{"tx": {"doorbells": 3}},
+            {"rx": {"doorbells": 4}}], "doorbells": 1}}});
+
+        assert_eq!(count_named("doorbells", &metrics), Some(8));
+        assert_eq!(count_named("bells", &metrics), None);
+    }
+}

@@ -1,0 +1,360 @@
+//! What is done in which order, and how long it takes.
+//!
+//! A step is one boot of one subject (two guests, for a pair). Rounds alternate, A B C then C B A, so that
+//! a machine that becomes slower or faster meanwhile is so for all. A subject that is measured `again` in
+//! the same round is the control: how far it is from itself is noise.
+
+use std::time::{Duration, Instant};
+
+use super::peer::{Peer, Subject};
+
+/// What kind of guests a step has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Group {
+    /// One guest and its host.
+    Host,
+    /// One guest with two interfaces that take turns.
+    One,
+    /// Two guests.
+    Pair,
+    /// A guest that only starts.
+    Boot,
+    /// A guest whose VMM is looked at after traffic.
+    Memory,
+    /// A point of a sweep.
+    Sweep(Sweep, u32),
+}
+
+/// What is varied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sweep {
+    /// Bytes of a datagram, and of a write to a TCP stream; all points in one guest.
+    Sizes,
+    /// vCPUs, and queues where the device has them.
+    Queues,
+    /// Interfaces of one guest.
+    Venets,
+    /// Guests on one switch or bridge.
+    Ports,
+    /// Guests, each with an interface to the host.
+    Guests,
+}
+
+impl Sweep {
+    /// Name of the case.
+    pub fn case(self) -> &'static str {
+        match self {
+            Sweep::Sizes => "size-udp-out",
+            Sweep::Queues => "queues",
+            Sweep::Venets => "venets",
+            Sweep::Ports => "ports",
+            Sweep::Guests => "guests",
+        }
+    }
+
+    /// The points, each of which is a step.
+    fn points(self) -> &'static [u32] {
+        match self {
+            Sweep::Sizes => &[0],
+            Sweep::Queues => &[1, 2, 4, 8],
+            Sweep::Venets => &[1, 2, 4, 8, 16],
+            Sweep::Ports => &[2, 4, 8],
+            Sweep::Guests => &[1, 2, 4, 8],
+        }
+    }
+
+    fn peers(self) -> &'static [Peer] {
+        match self {
+            Sweep::Sizes | Sweep::Queues | Sweep::Guests => &Peer::OF_HOST,
+            Sweep::Venets => &[Peer::Venet],
+            Sweep::Ports => &Peer::OF_PAIR,
+        }
+    }
+}
+
+const SWEEPS: [Sweep; 5] = [
+    Sweep::Sizes,
+    Sweep::Queues,
+    Sweep::Venets,
+    Sweep::Ports,
+    Sweep::Guests,
+];
+
+/// One boot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Step {
+    /// From 1 on.
+    pub round: u64,
+    /// What kind of guests.
+    pub group: Group,
+    /// Whose.
+    pub subject: Subject,
+}
+
+/// What to plan for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wishes {
+    /// Rounds.
+    pub rounds: u64,
+    /// What ours is compared with.
+    pub peers: Vec<Peer>,
+    /// Measure ours once more in each round.
+    pub has_control: bool,
+    /// With the points of the sweeps.
+    pub has_sweeps: bool,
+}
+
+/// The subjects of `candidates`, ours first, of which those are measured that are ours or wished for.
+fn subjects(candidates: &[Peer], wishes: &Wishes) -> Vec<Subject> {
+    let is_wanted = |peer: &&Peer| peer.is_ours() || wishes.peers.contains(peer);
+    let mut subjects: Vec<_> = candidates
+        .iter()
+        .filter(is_wanted)
+        .map(|peer| Subject::of(*peer))
+        .collect();
+    if let (true, Some(ours)) = (wishes.has_control, subjects.first()) {
+        subjects.push(ours.again());
+    }
+    subjects
+}
+
+fn add_round(steps: &mut Vec<Step>, round: u64, group: Group, subjects: &[Subject]) {
+    let step = |subject: &Subject| Step {
+        round,
+        group,
+        subject: *subject,
+    };
+    match round % 2 {
+        0 => steps.extend(subjects.iter().rev().map(step)),
+        _ => steps.extend(subjects.iter().map(step)),
+    }
+}
+
+/// The steps of `alacrity bench net`.
+pub fn net(wishes: &Wishes) -> Vec<Step> {
+    let mut steps = Vec::new();
+    for round in 1..=wishes.rounds {
+        add_round(
+            &mut steps,
+            round,
+            Group::Host,
+            &subjects(&Peer::OF_HOST, wishes),
+        );
+        if wishes.peers.contains(&Peer::Virtio) {
+            add_round(&mut steps, round, Group::One, &[Subject::of(Peer::Venet)]);
+        }
+        if wishes.peers.contains(&Peer::Bridge) {
+            add_round(
+                &mut steps,
+                round,
+                Group::Pair,
+                &subjects(&Peer::OF_PAIR, wishes),
+            );
+        }
+    }
+    let without_control = Wishes {
+        has_control: false,
+        ..wishes.clone()
+    };
+    for round in (1..=wishes.rounds).filter(|_| wishes.has_sweeps) {
+        for sweep in SWEEPS {
+            if sweep == Sweep::Ports && !wishes.peers.contains(&Peer::Bridge) {
+                continue;
+            }
+            let subjects = subjects(sweep.peers(), &without_control);
+            for point in sweep.points() {
+                add_round(&mut steps, round, Group::Sweep(sweep, *point), &subjects);
+            }
+        }
+    }
+    steps
+}
+
+/// The steps of `alacrity bench boot`.
+pub fn boot(wishes: &Wishes) -> Vec<Step> {
+    whole(
+        wishes,
+        Group::Boot,
+        &[Peer::Alacrity, Peer::Qemu, Peer::Kvmtool],
+    )
+}
+
+/// The steps of `alacrity bench memory`.
+pub fn memory(wishes: &Wishes) -> Vec<Step> {
+    whole(wishes, Group::Memory, &[Peer::Alacrity, Peer::Qemu])
+}
+
+fn whole(wishes: &Wishes, group: Group, candidates: &[Peer]) -> Vec<Step> {
+    let mut steps = Vec::new();
+    for round in 1..=wishes.rounds {
+        add_round(&mut steps, round, group, &subjects(candidates, wishes));
+    }
+    steps
+}
+
+/// How far a run is.
+#[derive(Debug)]
+pub struct Progress {
+    guesses: Vec<Duration>,
+    num_done: usize,
+    started: Instant,
+}
+
+impl Progress {
+    /// Of steps that are guessed to take so long each.
+    pub fn new(guesses: Vec<Duration>) -> Self {
+        Progress {
+            guesses,
+            num_done: 0,
+            started: Instant::now(),
+        }
+    }
+
+    /// Another step is done.
+    pub fn advance(&mut self) {
+        self.num_done += 1;
+    }
+
+    /// Such as `step 7 of 60, 12 min left`: the guess for what is left, corrected by what was wrong with
+    /// the guess for what is done.
+    pub fn text(&self) -> String {
+        self.text_after(self.started.elapsed())
+    }
+
+    fn text_after(&self, elapsed: Duration) -> String {
+        let (done, left) = self.guesses.split_at(self.num_done.min(self.guesses.len()));
+        let done: f64 = done.iter().map(Duration::as_secs_f64).sum();
+        let left: f64 = left.iter().map(Duration::as_secs_f64).sum();
+        let error = if done > 0.0 {
+            elapsed.as_secs_f64() / done
+        } else {
+            1.0
+        };
+        let left = left * error;
+        let left = match left {
+            0.0..90.0 => format!("{left:.0} s"),
+            _ => format!("{:.0} min", left / 60.0),
+        };
+        let number = (self.num_done + 1).min(self.guesses.len());
+        format!("step {number} of {}, {left} left", self.guesses.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wishes(rounds: u64, peers: &[Peer]) -> Wishes {
+        Wishes {
+            rounds,
+            peers: peers.to_vec(),
+            has_control: false,
+            has_sweeps: false,
+        }
+    }
+
+    fn names(steps: &[Step]) -> Vec<String> {
+        let name = |step: &Step| format!("{}{}", step.round, step.subject);
+        steps.iter().map(name).collect()
+    }
+
+    #[test]
+    fn rounds_alternate_a_b_b_a() {
+        let steps = net(&wishes(3, &[Peer::Qemu]));
+
+        assert_eq!(
+            names(&steps),
+            ["1venet", "1qemu", "2qemu", "2venet", "3venet", "3qemu"]
+        );
+    }
+
+    #[test]
+    fn control_is_ours_as_far_away_as_it_can_be() {
+        let wishes = Wishes {
+            has_control: true,
+            ..wishes(2, &[Peer::QemuVhost])
+        };
+
+        assert_eq!(
+            names(&net(&wishes)),
+            [
+                "1venet",
+                "1qemu-vhost",
+                "1venet-again",
+                "2venet-again",
+                "2qemu-vhost",
+                "2venet"
+            ]
+        );
+        assert_eq!(
+            names(&boot(&wishes)),
+            [
+                "1alacrity",
+                "1alacrity-again",
+                "2alacrity-again",
+                "2alacrity"
+            ]
+        );
+    }
+
+    #[test]
+    fn pairs_and_turns_come_with_their_peers() {
+        let steps = net(&wishes(1, &[Peer::Virtio, Peer::Bridge]));
+
+        let groups: Vec<_> = steps.iter().map(|step| step.group).collect();
+        assert_eq!(
+            groups,
+            [
+                Group::Host,
+                Group::Host,
+                Group::One,
+                Group::Pair,
+                Group::Pair
+            ]
+        );
+        assert_eq!(names(&steps)[3..], ["1switch", "1bridge"]);
+    }
+
+    #[test]
+    fn sweeps_have_all_their_points_and_no_control() {
+        let wishes = Wishes {
+            has_control: true,
+            has_sweeps: true,
+            ..wishes(1, &[Peer::Qemu])
+        };
+        let steps = net(&wishes);
+
+        let of = |sweep: Sweep| {
+            let is_it = |step: &&Step| matches!(step.group, Group::Sweep(of, _) if of == sweep);
+            steps.iter().filter(is_it).count()
+        };
+        assert_eq!(of(Sweep::Venets), 5);
+        assert_eq!(of(Sweep::Guests), 8);
+        assert_eq!(of(Sweep::Ports), 0, "without the bridge");
+        assert!(steps.iter().skip(3).all(|step| !step.subject.is_again));
+    }
+
+    #[test]
+    fn memory_has_no_peer_that_nobody_measures() {
+        assert_eq!(names(&memory(&wishes(1, &[Peer::Virtio]))), ["1alacrity"]);
+    }
+
+    #[test]
+    fn estimate_learns_from_what_was_done() {
+        let mut progress = Progress::new(vec![Duration::from_secs(60); 10]);
+        let at_first = progress.text_after(Duration::ZERO);
+        progress.advance();
+        progress.advance();
+
+        assert_eq!(at_first, "step 1 of 10, 10 min left");
+        assert_eq!(
+            progress.text_after(Duration::from_secs(240)),
+            "step 3 of 10, 16 min left"
+        );
+        (0..8).for_each(|_| progress.advance());
+        assert_eq!(
+            progress.text_after(Duration::from_secs(600)),
+            "step 10 of 10, 0 s left"
+        );
+    }
+}
