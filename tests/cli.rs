@@ -549,6 +549,49 @@ fn report_of_benchmarks_is_made_compared_and_refused() {
     assert_says(&refusal(&broken), &["net.json, line 1", "scripts/bench"]);
 }
 
+fn refused_bench(arguments: &[&str]) -> String {
+    let place = Place::new();
+    let output = place
+        .command(ALACRITY, &[&["bench"], arguments].concat())
+        .output()
+        .unwrap();
+    assert_eq!(place.names(), ["kernel"], "it left something behind");
+    refusal(&output)
+}
+
+#[test]
+fn guests_that_cannot_be_measured_are_refused() {
+    let peer = refused_bench(&["net", "--kernel", "k", "--initrd", "i", "--peers", "venet"]);
+    let case = refused_bench(&["net", "--kernel", "k", "--initrd", "i", "--cases", "nap"]);
+    let kernel = refused_bench(&["boot", "--peers", "", "--kernel", "k", "--initrd", "i"]);
+    let image = refused_bench(&["all"]);
+    let rounds = refused_bench(&["net", "--rounds", "0"]);
+
+    assert_says(&peer, &["\"venet\"", "virtio", "qemu-vhost", "kvmtool"]);
+    assert_says(&case, &["\"nap\"", "udp-out"]);
+    assert_says(
+        &kernel,
+        &["there is no k", "there is no i", "scripts/guest-image"],
+    );
+    assert_says(&image, &["no default guest image", "scripts/guest-image"]);
+    assert_says(&rounds, &["--rounds"]);
+}
+
+#[test]
+fn help_of_benchmarks_with_guests_teaches() {
+    for what in ["net", "boot", "memory", "all"] {
+        let help = Place::new()
+            .command(ALACRITY, &["bench", what, "--help"])
+            .output()
+            .unwrap();
+        let help = String::from_utf8(help.stdout).unwrap();
+        assert_says(
+            &help,
+            &["--peers", "udp-out", "EXAMPLES", "EXIT STATUS", "Ctrl-C"],
+        );
+    }
+}
+
 #[test]
 fn help_of_the_report_teaches() {
     let output = Command::new(ALACRITY)

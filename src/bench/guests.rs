@@ -60,6 +60,9 @@ use crate::images::{GuestImage, ImageError};
 
 /// Where raw values go, and where the report looks for them.
 const DIRECTORY: &str = "target/bench";
+/// What `all` leaves out.
+const REST: &str = "not measured: ring, call, frames and reclaim, which need no guests (`alacrity bench NAME \
+    --json target/bench/NAME.json`, outside the lab), and taking memory from guests (scripts/bench-reclaim)";
 /// Rounds without `--rounds`.
 const ROUNDS: u16 = 3;
 /// Seconds of a measurement without `--seconds`.
@@ -82,6 +85,11 @@ pub enum GuestsError {
         /// What there is.
         choices: Vec<&'static str>,
     },
+    /// Three sets of raw values.
+    #[error(
+        "--json takes the values of one benchmark; `bench all` has a file for each in the directory of --report"
+    )]
+    OneFile,
     /// Something has to be there first.
     #[error("{}", missing.join("; also, "))]
     Missing {
@@ -131,7 +139,9 @@ impl GuestsError {
     /// The status that tells of it.
     pub fn status(&self) -> ExitStatus {
         match self {
-            Self::Name { .. } | Self::Missing { .. } | Self::Image(_) => ExitStatus::BadInput,
+            Self::Name { .. } | Self::OneFile | Self::Missing { .. } | Self::Image(_) => {
+                ExitStatus::BadInput
+            }
             Self::Interrupted { signal } => ExitStatus::Signal(*signal),
             Self::Daemon { .. } | Self::Ip { .. } | Self::Io { .. } => ExitStatus::HostError,
             Self::Report { source } => source.status(),
@@ -251,6 +261,9 @@ pub fn run(
     args: &GuestBenchArgs,
     out: &mut dyn Write,
 ) -> Result<ExitStatus, GuestsError> {
+    if let (GuestBench::All, Some(_)) = (what, &args.json) {
+        return Err(GuestsError::OneFile);
+    }
     let options = Options::of(args)?;
     let missing = require::missing(&options.needs(what), &ThisHost);
     if !missing.is_empty() {
@@ -267,6 +280,9 @@ pub fn run(
     let mut num_failed = 0;
     for part in parts {
         num_failed += run_part(*part, args.json.as_deref(), &options, &interrupt, out)?;
+    }
+    if what == GuestBench::All {
+        let _ = writeln!(out, "{REST}");
     }
     if args.report.is_some() {
         let report = ReportArgs {
@@ -319,6 +335,6 @@ fn run_part(
     );
     run.all(&planner(&options.wishes))?;
     let text = summary::text(&run.recorder.values);
-    let _ = write!(out, "{text}\nraw values: {}\n", path.display());
+    let _ = write!(out, "{text}\nraw values: {}\n\n", path.display());
     Ok(run.num_failed)
 }

@@ -205,15 +205,15 @@ EXIT STATUS:
 const REPORT_NOTES: &str = "\
 Measures nothing. Reads those of these files that are in --from:
 
-  net.json, boot.json,    scripts/bench
+  net.json, boot.json,    alacrity bench net, boot, memory (scripts/bench runs all of them)
   memory.json, verbs.json
   reclaim.json,           scripts/bench-reclaim; the second one is memory of guests over time
   guests.tsv
   ring.json, call.json,   alacrity bench ring --json target/bench/ring.json, and so on
   frames.json
   pages.json              alacrity bench reclaim --json target/bench/pages.json
-  notes.tsv,              what the scripts noted about peers and machine: names and texts,
-  net-notes.tsv           with a tab between
+  notes.tsv,              what was noted about peers and machine: names and texts, with a tab
+  net-notes.tsv           between
 
 The ratio is the peer's cost by ours, or our rate by the peer's: above 1 ours is better. It is the
 median of the rounds, with its quartiles; of up to four rounds these are the least and the greatest.

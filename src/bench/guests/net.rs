@@ -203,7 +203,7 @@ fn follow(
         match Line::parse(&line) {
             Line::Begin(idx, packets, irqs) => {
                 silence = SILENCE + Duration::from_secs(run.seconds);
-                current = begin(run, servers, step, phases, &started, (idx, packets, irqs))?;
+                current = begin(run, servers, phases, &started, (idx, packets, irqs))?;
             }
             Line::Said(said) => {
                 if let Some(current) = &mut current {
@@ -235,7 +235,6 @@ fn follow(
 fn begin(
     run: &Run,
     servers: &Servers,
-    step: &Step,
     phases: &[Phase],
     started: &Started,
     (idx, packets, irqs): (usize, u64, u64),
@@ -257,7 +256,6 @@ fn begin(
         };
         other_end = Some(servers.send(&address(subnet, 2), SMALL, run.seconds)?);
     }
-    let _ = step;
     Ok(Some(Current {
         idx,
         packets,

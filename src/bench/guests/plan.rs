@@ -170,13 +170,20 @@ pub fn net(wishes: &Wishes) -> Vec<Step> {
     steps
 }
 
-/// The steps of `alacrity bench boot`.
+/// The steps of `alacrity bench boot`. Round 0 is not recorded: it fills the caches of the host.
 pub fn boot(wishes: &Wishes) -> Vec<Step> {
-    whole(
-        wishes,
-        Group::Boot,
-        &[Peer::Alacrity, Peer::Qemu, Peer::Kvmtool],
-    )
+    let candidates = [Peer::Alacrity, Peer::Qemu, Peer::Kvmtool];
+    let mut steps = Vec::new();
+    if wishes.has_control {
+        let without_control = Wishes {
+            has_control: false,
+            ..wishes.clone()
+        };
+        let subjects = subjects(&candidates, &without_control);
+        add_round(&mut steps, 0, Group::Boot, &subjects);
+    }
+    steps.extend(whole(wishes, Group::Boot, &candidates));
+    steps
 }
 
 /// The steps of `alacrity bench memory`.
@@ -223,8 +230,8 @@ impl Progress {
 
     fn text_after(&self, elapsed: Duration) -> String {
         let (done, left) = self.guesses.split_at(self.num_done.min(self.guesses.len()));
-        let done: f64 = done.iter().map(Duration::as_secs_f64).sum();
-        let left: f64 = left.iter().map(Duration::as_secs_f64).sum();
+        let done = done.iter().sum::<Duration>().as_secs_f64();
+        let left = left.iter().sum::<Duration>().as_secs_f64();
         let error = if done > 0.0 {
             elapsed.as_secs_f64() / done
         } else {
@@ -289,6 +296,7 @@ mod tests {
         assert_eq!(
             names(&boot(&wishes)),
             [
+                "0alacrity",
                 "1alacrity",
                 "1alacrity-again",
                 "2alacrity-again",

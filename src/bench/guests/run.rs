@@ -133,7 +133,7 @@ impl Run {
                 None => boot::attempt(self, step)?,
             };
             let Some(why) = outcome else {
-                if self.recorder.values.len() == num_values {
+                if step.round > 0 && self.recorder.values.len() == num_values {
                     self.num_failed += 1;
                     self.say(&format!("{}: no value at all", describe(step)));
                 }

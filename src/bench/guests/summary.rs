@@ -38,6 +38,9 @@ pub fn text(values: &[Value]) -> String {
             continue;
         };
         let median = |values: &Vec<f64>| Summary::of(values.iter().copied()).median;
+        if peers.iter().all(|(_, values)| median(values) == 0.0) {
+            continue;
+        }
         let is_ours = |peer: &str| OURS.contains(&peer);
         let ours = peers
             .iter()
@@ -114,6 +117,7 @@ mod tests {
             value("venet", "exits_per_1000", 5.0),
             value("qemu", "exits_per_1000", 20.0),
             value("qemu", "packets", 9.0),
+            value("qemu", "exits.mmio", 0.0),
             value("qemu", "stuck", 1.0),
         ]);
 
