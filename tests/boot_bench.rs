@@ -142,7 +142,7 @@ fn quick_run_has_values_of_all_that_it_measures() {
     let both = ["venet", "qemu"];
     for (case, wanted) in [
         ("rr", &["per_s", "p50_ns", "p99_ns"][..]),
-        ("out", &["mbit", "own_kib"]),
+        ("out", &["mbit", "own_kib", "bytes", "cpu_ns_per_byte"]),
         ("udp-out", &["pps"]),
         ("udp-in", &["pps"]),
     ] {

@@ -111,6 +111,11 @@ impl Snapshot {
         values
     }
 
+    /// Microseconds that CPUs were busy since `before`.
+    pub fn busy_since(&self, before: &Snapshot) -> Option<u64> {
+        Some(self.busy_us?.saturating_sub(before.busy_us?))
+    }
+
     /// Frames that TAPs dropped since `before`.
     pub fn drops_since(&self, before: &Snapshot) -> u64 {
         self.drops.saturating_sub(before.drops)

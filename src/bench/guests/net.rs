@@ -10,7 +10,7 @@ use super::plan::{Group, Step, Sweep};
 use super::process::Process;
 use super::record::Place;
 use super::run::Run;
-use super::script::{self, Datagrams, Facts, Line, Phase, SMALL};
+use super::script::{self, Datagrams, Facts, Line, Own, Phase, SMALL};
 use super::servers::Servers;
 use super::start::{BOOT_SILENCE, Started, address};
 use super::{GuestsError, io_error};
@@ -29,10 +29,9 @@ const GO: u32 = 250;
 /// A phase at work.
 struct Current {
     idx: usize,
-    packets: u64,
-    irqs: u64,
+    own: Own,
     before: Snapshot,
-    after: Option<(Snapshot, u64, u64)>,
+    after: Option<(Snapshot, Own)>,
     facts: Facts,
     other_end: Option<Process>,
 }
@@ -189,7 +188,9 @@ fn follow(
     mut started: Started,
 ) -> Result<Option<String>, GuestsError> {
     let mut current: Option<Current> = None;
-    let mut silence = BOOT_SILENCE;
+    // The first one may have to wait for all others to start.
+    let num_guests = started.watched().vmms.len();
+    let mut silence = BOOT_SILENCE * u32::try_from(num_guests).unwrap_or(1);
     loop {
         let Some(guest) = started.clients.first() else {
             return Ok(None);
@@ -201,19 +202,19 @@ fn follow(
             return Ok(Some(format!("{said} {}", server.unwrap_or_default())));
         };
         match Line::parse(&line) {
-            Line::Begin(idx, packets, irqs) => {
+            Line::Begin(idx, own) => {
                 silence = SILENCE + Duration::from_secs(run.seconds);
-                current = begin(run, servers, phases, &started, (idx, packets, irqs))?;
+                current = begin(run, servers, phases, &started, (idx, own))?;
             }
             Line::Said(said) => {
                 if let Some(current) = &mut current {
                     current.facts.add(said);
                 }
             }
-            Line::End(idx, packets, irqs) => {
+            Line::End(idx, own) => {
                 if let Some(current) = current.as_mut().filter(|current| current.idx == idx) {
                     let now = Snapshot::take(&started.watched());
-                    current.after = Some((now, packets, irqs));
+                    current.after = Some((now, own));
                 }
             }
             Line::Done(_) => {
@@ -237,7 +238,7 @@ fn begin(
     servers: &Servers,
     phases: &[Phase],
     started: &Started,
-    (idx, packets, irqs): (usize, u64, u64),
+    (idx, own): (usize, Own),
 ) -> Result<Option<Current>, GuestsError> {
     let Some(phase) = phases.get(idx) else {
         return Ok(None);
@@ -258,8 +259,7 @@ fn begin(
     }
     Ok(Some(Current {
         idx,
-        packets,
-        irqs,
+        own,
         before,
         after: None,
         facts: Facts::default(),
@@ -276,9 +276,7 @@ fn done(
     started: &Started,
     mut current: Current,
 ) -> Result<(), GuestsError> {
-    let (Some(phase), Some((after, packets, irqs))) =
-        (phases.get(current.idx), current.after.take())
-    else {
+    let (Some(phase), Some((after, own))) = (phases.get(current.idx), current.after.take()) else {
         return Ok(());
     };
     let interrupt = run.starter.interrupt.clone();
@@ -319,7 +317,7 @@ fn done(
             None => Ok(()),
         };
     }
-    let packets = packets.saturating_sub(current.packets);
+    let own = own.since(&current.own);
     // Where several guests or interfaces send, the first one's packets are not all.
     let is_many = matches!(
         step.group,
@@ -327,7 +325,7 @@ fn done(
     );
     let packets = match (is_many, current.facts.received) {
         (true, Some((received, _))) => received,
-        _ => packets,
+        _ => own.packets,
     };
     for (name, value) in current.facts.values() {
         // What the other guests sent is not known.
@@ -338,14 +336,21 @@ fn done(
     if phase.datagrams == Datagrams::None {
         let drops = after.drops_since(&current.before);
         run.record(&place, "lost", drops as f64)?;
+        run.record(&place, "bytes", own.bytes as f64)?;
+        if let Some(busy) = after.busy_since(&current.before) {
+            run.record(
+                &place,
+                "cpu_ns_per_byte",
+                busy as f64 * 1000.0 / own.bytes as f64,
+            )?;
+        }
     }
     run.record(&place, "packets", packets as f64)?;
     if packets > 0 && !is_many {
-        let irqs = irqs.saturating_sub(current.irqs);
         run.record(
             &place,
             "irqs_per_1000",
-            irqs as f64 * 1000.0 / packets as f64,
+            own.irqs as f64 * 1000.0 / packets as f64,
         )?;
     }
     for (name, value) in after.since(&current.before, packets) {

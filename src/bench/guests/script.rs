@@ -134,9 +134,9 @@ fn interface(address: &str) -> String {
 }
 
 const FUNCTIONS: &str = r#"counters() {
-	awk -v mark="$1" -v dev=$dev: '$1 == dev { packets = $3 + $11 }
+	awk -v mark="$1" -v dev=$dev: '$1 == dev { packets = $3 + $11; bytes = $2 + $10 }
 		/MSI/ { for (i = 2; i <= NF && $i ~ /^[0-9]+$/; i++) irqs += $i }
-		END { print mark, packets + 0, irqs + 0 }' /proc/net/dev /proc/interrupts
+		END { printf "%s %.0f %.0f %.0f\n", mark, packets, irqs, bytes }' /proc/net/dev /proc/interrupts
 }
 begin() {
 	counters "begin $1"
@@ -150,7 +150,7 @@ end() {
 	sleep $2
 }
 reach() {
-	tries=120
+	tries=600
 	until ping -q -c 1 -W 1 $1 >/dev/null 2>&1; do
 		[ $((tries -= 1)) -gt 0 ] || exit 9
 	done
@@ -238,13 +238,35 @@ pub fn server_that_begins(address: &str, clients: &[String], go: &str, seconds: 
     server(address, seconds).replace("echo ready\n", &wait)
 }
 
+/// What a guest counts by itself.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Own {
+    /// Packets of the interface, both directions.
+    pub packets: u64,
+    /// Message-signalled interrupts.
+    pub irqs: u64,
+    /// Bytes of the interface, both directions.
+    pub bytes: u64,
+}
+
+impl Own {
+    /// What was counted since `before`.
+    pub fn since(&self, before: &Own) -> Own {
+        Own {
+            packets: self.packets.saturating_sub(before.packets),
+            irqs: self.irqs.saturating_sub(before.irqs),
+            bytes: self.bytes.saturating_sub(before.bytes),
+        }
+    }
+}
+
 /// A line of a guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Line<'a> {
-    /// Phase, packets of the interface and interrupts until now.
-    Begin(usize, u64, u64),
+    /// Phase, and the guest's counters until now.
+    Begin(usize, Own),
     /// The same after the phase.
-    End(usize, u64, u64),
+    End(usize, Own),
     /// What a program said.
     Said(&'a str),
     /// The phase is over.
@@ -264,27 +286,31 @@ impl<'a> Line<'a> {
         if let Some(said) = text.strip_prefix("said ") {
             return Line::Said(said);
         }
-        let mut words = text.split(' ');
-        let mut number = {
-            let mut words = words.clone().skip(1);
-            move || words.next().and_then(|word| word.parse().ok())
+        let (word, numbers) = text.split_once(' ').unwrap_or((text, ""));
+        let numbers: Option<Vec<u64>> = match numbers {
+            "" => Some(Vec::new()),
+            numbers => numbers
+                .split(' ')
+                .map(|number| number.parse().ok())
+                .collect(),
         };
-        let line = match words.next() {
-            Some("begin") => number().zip(number().zip(number())),
-            Some("end") => number().zip(number().zip(number())),
-            Some("done") => number().zip(Some((0, 0))),
-            Some("ready") => return Line::Ready,
-            Some("finished") => return Line::Finished,
-            _ => None,
-        };
-        let Some((idx, (packets, irqs))) = line else {
-            return Line::Other;
-        };
-        let idx = usize::try_from(idx).unwrap_or(usize::MAX);
-        match text.as_bytes().first() {
-            Some(b'b') => Line::Begin(idx, packets, irqs),
-            Some(b'e') => Line::End(idx, packets, irqs),
-            _ => Line::Done(idx),
+        let idx = |idx: u64| usize::try_from(idx).unwrap_or(usize::MAX);
+        match (word, numbers.as_deref()) {
+            (mark @ ("begin" | "end"), Some(&[phase, packets, irqs, bytes])) => {
+                let own = Own {
+                    packets,
+                    irqs,
+                    bytes,
+                };
+                match mark {
+                    "begin" => Line::Begin(idx(phase), own),
+                    _ => Line::End(idx(phase), own),
+                }
+            }
+            ("done", Some(&[phase])) => Line::Done(idx(phase)),
+            ("ready", Some([])) => Line::Ready,
+            ("finished", Some([])) => Line::Finished,
+            _ => Line::Other,
         }
     }
 }
@@ -350,8 +376,17 @@ mod tests {
 
     #[test]
     fn lines_of_guests_are_understood() {
-        assert_eq!(Line::parse("begin 3 100 7"), Line::Begin(3, 100, 7));
-        assert_eq!(Line::parse("end 0 5 6\r"), Line::End(0, 5, 6));
+        let own = |packets, irqs, bytes| Own {
+            packets,
+            irqs,
+            bytes,
+        };
+        assert_eq!(
+            Line::parse("begin 3 100 7 9"),
+            Line::Begin(3, own(100, 7, 9))
+        );
+        assert_eq!(Line::parse("end 0 5 6 1\r"), Line::End(0, own(5, 6, 1)));
+        assert_eq!(own(5, 6, 1).since(&own(3, 7, 1)), own(2, 0, 0));
         assert_eq!(Line::parse("done 12"), Line::Done(12));
         assert_eq!(Line::parse("said rr 1 2 3"), Line::Said("rr 1 2 3"));
         assert_eq!(Line::parse("ready"), Line::Ready);
@@ -359,9 +394,9 @@ mod tests {
         for other in [
             "",
             "begin",
-            "begin 1 2",
-            "end x 1 2",
-            "beginning 1 2 3",
+            "begin 1 2 3",
+            "end x 1 2 3",
+            "beginning 1 2 3 4",
             "done -1",
             "[ 1.0] oops",
         ] {

@@ -9,7 +9,7 @@ use crate::bench::results::Summary;
 /// Metrics where more is better; of the others less is.
 const RATES: [&str; 3] = ["mbit", "per_s", "pps"];
 /// Metrics that say how much was done.
-const AMOUNTS: [&str; 3] = ["packets", "stuck", "lost"];
+const AMOUNTS: [&str; 4] = ["packets", "bytes", "stuck", "lost"];
 /// Peers that are ours, which others are compared with.
 const OURS: [&str; 3] = ["venet", "switch", "alacrity"];
 
