@@ -139,11 +139,18 @@ impl Run {
                 }
                 return Ok(());
             };
+            let (case, x) = match step.group {
+                Group::Host | Group::Boot => ("boot", None),
+                Group::One => ("one-boot", None),
+                Group::Pair => ("g2g-boot", None),
+                Group::Memory => ("memory", None),
+                Group::Sweep(sweep, x) => (sweep.case(), Some(x).filter(|x| *x > 0)),
+            };
             let place = Place {
-                case: "boot".into(),
+                case: case.into(),
                 peer: step.subject.to_string(),
                 round: step.round,
-                x: None,
+                x: x.map(f64::from),
             };
             self.record(&place, "stuck", 1.0)?;
             let what = describe(step);
