@@ -9,6 +9,7 @@ mod echo;
 mod frames;
 pub mod guests;
 mod harness;
+pub mod instructions;
 pub mod over_time;
 mod reclaim;
 mod report;

@@ -14,8 +14,8 @@ use std::str::FromStr;
 
 pub use args::{
     BenchArgs, BenchCase, BenchCommand, CheckArgs, Cli, Command, GuestBench, GuestBenchArgs,
-    HostArgs, LogLevel, MemmapArgs, PsArgs, ReclaimArgs, ReportArgs, RunArgs, Shell, StatArgs,
-    TargetArgs, VbusArgs, VbusCommand,
+    HostArgs, InstructionsArgs, LogLevel, MemmapArgs, PsArgs, ReclaimArgs, ReportArgs, RunArgs,
+    Shell, StatArgs, TargetArgs, VbusArgs, VbusCommand,
 };
 use ipnet::Ipv4Net;
 use keys::{Key, Keys, KeysError};

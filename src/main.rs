@@ -7,7 +7,8 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use alacrity::bench::{
-    CallCase, Case, Effort, FramesCase, ReclaimCase, RingCase, guests, over_time, results,
+    CallCase, Case, Effort, FramesCase, ReclaimCase, RingCase, guests, instructions, over_time,
+    results,
 };
 use alacrity::check;
 use alacrity::cli::{
@@ -94,6 +95,10 @@ fn bench(args: &BenchArgs) -> Result<ExitStatus, Failure> {
     let case = match (&args.command, args.case) {
         (Some(BenchCommand::Report(args)), _) => {
             return results::command::run(args, &mut io::stdout())
+                .map_err(|error| (error.status(), error.into()));
+        }
+        (Some(BenchCommand::Instructions(args)), _) => {
+            return instructions::command::run(args, &mut io::stdout())
                 .map_err(|error| (error.status(), error.into()));
         }
         (Some(command), _) => {

@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint, value_parser};
 
 // `build.rs` includes this file from elsewhere, so the path is from its directory.
 #[path = "bench_args.rs"]
@@ -201,6 +201,22 @@ EXIT STATUS:
   0  drawn; with --watch, the VM has ended
   2  bad usage, no such VM, or it runs without --hints and --swap
   4  the VM does not answer, or the file cannot be written";
+
+const INSTRUCTIONS_NOTES: &str = "\
+Counts what is executed by programs and kernels, of the host and of its guests, whoever it is for. So
+what waits costs nothing, and what else runs costs as well. It says how often guests were entered, too.
+Counts of the same work repeat where times do not; docs/benchmarks.md says how far.
+
+Only the lab counts; there is no count on hardware.
+
+EXAMPLES:
+  scripts/lab --instructions -- alacrity bench instructions --rounds 10 -- ls -l
+  alacrity bench instructions --per 1000 -- ping -q -f -c 1000 192.168.99.2
+
+EXIT STATUS:
+  0  counted
+  2  bad usage, or COMMAND cannot be run
+  4  nobody counts here, or COMMAND failed";
 
 const REPORT_NOTES: &str = "\
 Measures nothing. Reads those of these files that are in --from:
@@ -457,6 +473,7 @@ EXAMPLES:
   alacrity bench reclaim --draw guests.tsv
   sudo alacrity bench all                 guests beside those of QEMU; see its --help
   alacrity bench report                   what all benchmarks say, as a page
+  alacrity bench instructions -- ls       what a command costs, in scripts/lab --instructions
 
 EXIT STATUS:
   0  measured, whatever the result
@@ -499,6 +516,27 @@ pub enum BenchCommand {
     All(GuestBenchArgs),
     /// Make one page of what the benchmarks measured, and say what became better or worse.
     Report(ReportArgs),
+    /// Count the instructions that everybody executes while COMMAND runs, in `scripts/lab --instructions`.
+    Instructions(InstructionsArgs),
+}
+
+/// Flags of `alacrity bench instructions`.
+#[derive(Debug, Args)]
+#[command(after_long_help = INSTRUCTIONS_NOTES)]
+pub struct InstructionsArgs {
+    /// Run COMMAND so many times, and print the median, the least and the most.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = value_parser!(u32).range(1..))]
+    pub rounds: u32,
+    /// Divide by N: how many packets, bytes or requests COMMAND stands for.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = value_parser!(u64).range(1..))]
+    pub per: u64,
+    /// Write the counts of every round to FILE as JSON.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub json: Option<PathBuf>,
+    /// What to run; its output goes to standard error.
+    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
+    #[arg(value_hint = ValueHint::CommandWithArguments)]
+    pub command: Vec<String>,
 }
 
 impl BenchCommand {
@@ -509,7 +547,7 @@ impl BenchCommand {
             Self::Boot(args) => Some((GuestBench::Boot, args)),
             Self::Memory(args) => Some((GuestBench::Memory, args)),
             Self::All(args) => Some((GuestBench::All, args)),
-            Self::Report(_) => None,
+            Self::Report(_) | Self::Instructions(_) => None,
         }
     }
 }
