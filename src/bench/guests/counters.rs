@@ -6,14 +6,17 @@
 //! | CPU time | `/proc/stat`: all that the host's CPUs did, which includes guests |
 //! | system calls | `/proc/PID/io` of VMM and daemon: only those that read or write |
 //! | doorbells | our own VMM's counters |
+//! | instructions | the lab's counter, where there is one ([`InstructionClock`]): of host and guests |
 //! | drops | `/proc/net/dev`: what a TAP had no room for |
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::Value;
 
+use crate::bench::instructions::{InstructionClock, Instructions};
 use crate::control_socket::client;
 use crate::control_socket::place::Place;
 
@@ -42,6 +45,8 @@ pub struct Watched {
     pub helpers: Vec<u32>,
     /// Whether the VMMs are ours.
     pub is_ours: bool,
+    /// Counts instructions.
+    pub clock: Option<Arc<InstructionClock>>,
 }
 
 /// All counters at one time.
@@ -53,6 +58,7 @@ pub struct Snapshot {
     calls: Option<u64>,
     doorbells: Option<u64>,
     drops: u64,
+    executed: Option<Instructions>,
 }
 
 impl Snapshot {
@@ -73,6 +79,7 @@ impl Snapshot {
                 false => None,
             },
             drops: drops(&fs::read_to_string("/proc/net/dev").unwrap_or_default()),
+            executed: watched.clock.as_ref().map(|clock| clock.counts()),
         }
     }
 
@@ -108,7 +115,27 @@ impl Snapshot {
         if let Some(busy) = less(self.busy_us, before.busy_us) {
             values.push(("cpu_us_per_packet".into(), busy as f64 / packets as f64));
         }
+        if let Some((now, then)) = self.executed.zip(before.executed) {
+            let executed = now - then;
+            values.push((
+                "insns_per_packet".into(),
+                executed.all() as f64 / packets as f64,
+            ));
+            for (who, much) in [
+                ("host_user", executed.host_user),
+                ("host_kernel", executed.host_kernel),
+                ("guest_user", executed.guest_user),
+                ("guest_kernel", executed.guest_kernel),
+            ] {
+                values.push((format!("insns.{who}"), much as f64 / packets as f64));
+            }
+        }
         values
+    }
+
+    /// Instructions that were executed since `before`.
+    pub fn executed_since(&self, before: &Snapshot) -> Option<u64> {
+        Some((self.executed? - before.executed?).all())
     }
 
     /// Microseconds that CPUs were busy since `before`.
@@ -294,6 +321,7 @@ mod tests {
             calls: Some(5),
             doorbells: None,
             drops: 1,
+            executed: None,
         };
         let after = Snapshot {
             exits: Some(150),
@@ -302,6 +330,7 @@ mod tests {
             calls: Some(7),
             doorbells: None,
             drops: 3,
+            executed: None,
         };
 
         let expected = [

@@ -213,7 +213,7 @@ fn follow(
             }
             Line::End(idx, own) => {
                 if let Some(current) = current.as_mut().filter(|current| current.idx == idx) {
-                    let now = Snapshot::take(&started.watched());
+                    let now = Snapshot::take(&run.watched(&started));
                     current.after = Some((now, own));
                 }
             }
@@ -248,7 +248,7 @@ fn begin(
         (Datagrams::Out, None) => Some(servers.count(run.seconds + script::AFTERMATH)?),
         _ => None,
     };
-    let before = Snapshot::take(&started.watched());
+    let before = Snapshot::take(&run.watched(started));
     if phase.datagrams == Datagrams::In {
         thread::sleep(LISTENS_AFTER);
         let subnet = match phase.turn {
@@ -336,6 +336,9 @@ fn done(
     if phase.datagrams == Datagrams::None {
         let drops = after.drops_since(&current.before);
         run.record(&place, "lost", drops as f64)?;
+    }
+    // What counts in a request is that there is one.
+    if phase.datagrams == Datagrams::None && phase.case != "rr" {
         run.record(&place, "bytes", own.bytes as f64)?;
         if let Some(busy) = after.busy_since(&current.before) {
             run.record(
@@ -343,6 +346,9 @@ fn done(
                 "cpu_ns_per_byte",
                 busy as f64 * 1000.0 / own.bytes as f64,
             )?;
+        }
+        if let Some(executed) = after.executed_since(&current.before) {
+            run.record(&place, "insns_per_byte", executed as f64 / own.bytes as f64)?;
         }
     }
     run.record(&place, "packets", packets as f64)?;

@@ -3,14 +3,17 @@
 use std::cell::RefCell;
 use std::io::{self, Write};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::counters::Watched;
 use super::peer::CommandLine;
 use super::plan::{Group, Progress, Step};
 use super::record::{Place, Recorder};
 use super::servers::Servers;
-use super::start::Starter;
+use super::start::{Started, Starter};
 use super::{GuestsError, boot, io_error, net, notes::Notes, script};
+use crate::bench::instructions::InstructionClock;
 
 /// Tries of a step: guests are known to stand still in an emulated lab.
 const TRIES: u32 = 3;
@@ -36,6 +39,7 @@ pub struct Run {
     pub name: &'static str,
     /// Steps that gave nothing.
     pub num_failed: usize,
+    clock: Option<Arc<InstructionClock>>,
     said: RefCell<io::Stderr>,
 }
 
@@ -58,7 +62,16 @@ impl Run {
             notes,
             name,
             num_failed: 0,
+            clock: InstructionClock::open().map(Arc::new),
             said: RefCell::new(io::stderr()),
+        }
+    }
+
+    /// Whose counters tell about what was started.
+    pub fn watched(&self, started: &Started) -> Watched {
+        Watched {
+            clock: self.clock.clone(),
+            ..started.watched()
         }
     }
 

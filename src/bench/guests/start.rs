@@ -43,6 +43,7 @@ impl Started {
             vmms: guests.map(Process::pid).collect(),
             helpers: self.daemon.iter().map(Process::pid).collect(),
             is_ours: self.is_ours,
+            clock: None,
         }
     }
 }
