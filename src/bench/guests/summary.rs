@@ -13,9 +13,12 @@ const AMOUNTS: [&str; 4] = ["packets", "bytes", "stuck", "lost"];
 /// Peers that are ours, which others are compared with.
 const OURS: [&str; 3] = ["venet", "switch", "alacrity"];
 
-/// A table for each set of peers: ours first, and the ratios above 1 where ours is better.
+/// A case and a metric.
+type Row = (String, String);
+
+/// A line for each case and metric: ours first, and the ratios above 1 where ours is better.
 pub fn text(values: &[Value]) -> String {
-    let mut medians: BTreeMap<(String, String), Vec<(String, Vec<f64>)>> = BTreeMap::new();
+    let mut medians: BTreeMap<Row, Vec<(String, Vec<f64>)>> = BTreeMap::new();
     let mut order = Vec::new();
     for value in values.iter().filter(|value| value.name != "stuck") {
         let case = match value.x {
