@@ -18,8 +18,8 @@
  * counted as well. Repeated string instructions (REP MOVS) count once for each time that they are entered,
  * not for each repetition.
  *
- * The header of QEMU's plugins is packaged nowhere, so what is used of version 4 (QEMU 9.2 to 10.0) is
- * declared here.
+ * The header of QEMU's plugins is packaged nowhere, so what is used of version 4 of it, which QEMU 10.0
+ * has, is declared here.
  */
 #include <fcntl.h>
 #include <pthread.h>
