@@ -49,6 +49,8 @@ pub(super) struct MappedBar {
     function: Arc<dyn PciFunction>,
     bar: Bar,
     attacher: Arc<Attacher>,
+    /// Offsets of its doorbells, in order: most writes ring none, and a function can have hundreds.
+    bell_offsets: Vec<u64>,
     /// Indices of the function's doorbells that are attached; `None` when the BAR is not mapped any
     /// more.
     attached: Mutex<Option<BTreeSet<usize>>>,
@@ -56,7 +58,11 @@ pub(super) struct MappedBar {
 
 impl MappedBar {
     pub fn new(function: Arc<dyn PciFunction>, bar: Bar, attacher: Arc<Attacher>) -> Self {
+        let bells = function.doorbells().iter();
+        let of_bar = bells.filter(|bell| bell.bar_idx == bar.idx);
+        let offsets: BTreeSet<u64> = of_bar.map(|bell| bell.offset).collect();
         MappedBar {
+            bell_offsets: offsets.into_iter().collect(),
             function,
             bar,
             attacher,
@@ -118,6 +124,9 @@ impl BusDevice for MappedBar {
 
     fn write(&self, offset: u64, data: &[u8]) {
         self.function.write_bar(self.bar.idx, offset, data);
+        if self.bell_offsets.binary_search(&offset).is_err() {
+            return;
+        }
         let mut bells = self.function.doorbells().iter().enumerate();
         if let Some((idx, bell)) =
             bells.find(|(_, bell)| bell.is_rung_by(self.bar.idx, offset, data))

@@ -14,7 +14,7 @@ use vm_memory::GuestAddress;
 use super::OnLoss;
 use super::connector::{Connector, Phase, Session};
 use super::events::EventWakeUp;
-use super::mailbox::{Args, read_bytes, write_bytes};
+use super::mailbox::{Args, change_bytes};
 use super::queue::EventQueue;
 
 impl Connector {
@@ -87,10 +87,9 @@ impl Connector {
             return Err(Errno::INVAL);
         }
         let len = usize::try_from(args.len.get()).map_err(|_| Errno::INVAL)?;
-        let mut data = read_bytes(&self.ram, args.addr.get(), len)?;
-        let result = verbs.call(handle, args.func.get(), &mut data)?;
-        write_bytes(&self.ram, args.addr.get(), &data)?;
-        Ok(result)
+        change_bytes(&self.ram, args.addr.get(), len, |data| {
+            verbs.call(handle, args.func.get(), data)
+        })
     }
 
     fn share(&self, session: &Session, verbs: &dyn Verbs, args: &mut Args) -> Result<u32, Errno> {

@@ -15,7 +15,7 @@ use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::events::{Events, Surroundings};
-use super::mailbox::{Args, Mailbox};
+use super::mailbox::Mailbox;
 use super::metrics::VbusPciMetrics;
 use super::wires::{Signals, Vectors};
 use super::{OnLoss, Uplink};
@@ -177,45 +177,48 @@ impl Connector {
     /// Does the call of a channel.
     pub fn fast_call(&self, channel: u32) {
         self.around.metrics.fast_calls.add(1);
-        let addr = usize::try_from(channel)
-            .ok()
-            .and_then(|idx| self.session().channels.get(idx).copied().flatten());
-        match addr {
-            Some(addr) => self.call(addr),
+        let session = self.session();
+        let channel = usize::try_from(channel).ok();
+        match channel.and_then(|idx| session.channels.get(idx).copied().flatten()) {
+            Some(addr) => self.serve(session, addr),
             None => self.cannot_answer("a channel that is not registered"),
         }
     }
 
     /// Does the call at `addr`.
     pub fn call(&self, addr: u64) {
-        let Some(mailbox) = Mailbox::read(&self.ram, addr) else {
+        self.serve(self.session(), addr);
+    }
+
+    /// Does the call at `addr`. It is answered under the lock that it is done under, so that a reset
+    /// ends all that we write to guest memory.
+    fn serve(&self, session: RwLockReadGuard<'_, Session>, addr: u64) {
+        let Some(mut mailbox) = Mailbox::read(&self.ram, addr) else {
             self.cannot_answer("an address where no call can be");
             return;
         };
         self.around.metrics.calls.add(1);
-        let mut args = mailbox.args;
-        // Answered under the same lock, so that a reset ends all that we write to guest memory.
         match mailbox.func {
             func::NEGOTIATE | func::EVENT_QUEUE | func::START | func::CHANNEL => {
+                drop(session);
                 let mut session = self.session_alone();
                 let result = check_health(&session)
-                    .and_then(|()| self.set_up(&mut session, mailbox.func, &mut args));
-                self.answer(&mailbox, &args, result);
+                    .and_then(|()| self.set_up(&mut session, mailbox.func, &mut mailbox.args));
+                self.answer(&mailbox, result);
             }
             _ => {
-                let session = self.session();
                 let result = check_health(&session)
-                    .and_then(|()| self.work(&session, mailbox.func, &mut args));
-                self.answer(&mailbox, &args, result);
+                    .and_then(|()| self.work(&session, mailbox.func, &mut mailbox.args));
+                self.answer(&mailbox, result);
             }
         }
     }
 
-    fn answer(&self, mailbox: &Mailbox, args: &Args, result: Result<u32, Errno>) {
+    fn answer(&self, mailbox: &Mailbox<'_>, result: Result<u32, Errno>) {
         if result.is_err() {
             self.around.metrics.failed_calls.add(1);
         }
-        mailbox.answer(&self.ram, args, result);
+        mailbox.answer(result);
     }
 
     /// Counts a call without an answer.

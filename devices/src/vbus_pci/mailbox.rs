@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Release;
 
 use rustix::io::Errno;
 use vbus::abi::pci::Call;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, VolatileSlice};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use crate::GuestRam;
@@ -13,61 +13,73 @@ use crate::GuestRam;
 const ALIGNMENT: u64 = 64;
 const PAGE_BYTES: u64 = 4096;
 const CALL_BYTES: u64 = size_of::<Call>() as u64;
+/// Data of a call that is copied to the stack.
+const SHORT_BYTES: usize = 128;
 
 /// The arguments of a call, and its results.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Args([u8; 120]);
+pub(super) struct Args {
+    bytes: [u8; 120],
+    /// They are results now.
+    is_changed: bool,
+}
 
 impl Args {
     /// What is in the first bytes.
     pub fn get<T: FromBytes + FromZeros + KnownLayout + Immutable>(&self) -> T {
         // All arguments are shorter than their place.
-        T::read_from_prefix(&self.0).map_or_else(|_| T::new_zeroed(), |(value, _)| value)
+        T::read_from_prefix(&self.bytes).map_or_else(|_| T::new_zeroed(), |(value, _)| value)
     }
 
     /// Replaces the first bytes.
     pub fn set<T: IntoBytes + Immutable>(&mut self, value: &T) {
         let bytes = value.as_bytes();
-        if let Some(place) = self.0.get_mut(..bytes.len()) {
+        if let Some(place) = self.bytes.get_mut(..bytes.len()) {
             place.copy_from_slice(bytes);
+            self.is_changed = true;
         }
     }
 }
 
 /// A call that was read.
 #[derive(Debug)]
-pub(super) struct Mailbox {
-    start: GuestAddress,
+pub(super) struct Mailbox<'a> {
+    place: VolatileSlice<'a>,
     pub func: u32,
     pub args: Args,
 }
 
-impl Mailbox {
+impl<'a> Mailbox<'a> {
     /// Reads the call at `addr`; `None` if none can be there.
-    pub fn read(ram: &GuestRam, addr: u64) -> Option<Self> {
+    pub fn read(ram: &'a GuestRam, addr: u64) -> Option<Self> {
         let is_in_page = addr % PAGE_BYTES <= PAGE_BYTES - CALL_BYTES;
         if !addr.is_multiple_of(ALIGNMENT) || !is_in_page {
             return None;
         }
-        let start = GuestAddress(addr);
+        // Looked up once: a page is in one mapping.
+        let place = ram.get_slice(GuestAddress(addr), size_of::<Call>()).ok()?;
         let mut call = Call::new_zeroed();
-        ram.read_slice(call.as_mut_bytes(), start).ok()?;
+        place.copy_to(call.as_mut_bytes());
         Some(Mailbox {
-            start,
+            place,
             func: call.func.get(),
-            args: Args(call.args),
+            args: Args {
+                bytes: call.args,
+                is_changed: false,
+            },
         })
     }
 
     /// Writes the results if `result` is good, and then, for whoever polls it, the status.
-    pub fn answer(&self, ram: &GuestRam, args: &Args, result: Result<u32, Errno>) {
-        if result.is_ok() && *args != self.args {
-            let place = self.start.0 + offset_of!(Call, args) as u64;
-            // It was read from there.
-            let _ = ram.write_slice(&args.0, GuestAddress(place));
+    pub fn answer(&self, result: Result<u32, Errno>) {
+        // None of this fails: it was read from there.
+        if result.is_ok() && self.args.is_changed {
+            let _ = self
+                .place
+                .write_slice(&self.args.bytes, offset_of!(Call, args));
         }
-        let place = self.start.0 + offset_of!(Call, status) as u64;
-        let _ = ram.store(status(result).to_le(), GuestAddress(place), Release);
+        let status = status(result).to_le();
+        let _ = self.place.store(status, offset_of!(Call, status), Release);
     }
 }
 
@@ -79,33 +91,36 @@ pub(super) fn status(result: Result<u32, Errno>) -> u32 {
         .cast_unsigned()
 }
 
-/// Reads `len` bytes of guest memory.
+/// Has `change` change a copy of `len` bytes of guest memory, and writes it back unless that fails.
 ///
 /// # Errors
-/// `EFAULT`: not all of it is memory.
-pub(super) fn read_bytes(ram: &GuestRam, addr: u64, len: usize) -> Result<Vec<u8>, Errno> {
+/// `EFAULT`: not all of it is memory. Those of `change`.
+pub(super) fn change_bytes<R>(
+    ram: &GuestRam,
+    addr: u64,
+    len: usize,
+    change: impl FnOnce(&mut [u8]) -> Result<R, Errno>,
+) -> Result<R, Errno> {
     let start = GuestAddress(addr);
-    let mut bytes = Vec::new();
     // Nothing is nowhere: then the address does not matter.
-    if len > 0 {
-        if !ram.check_range(start, len) {
-            return Err(Errno::FAULT);
-        }
-        bytes.resize(len, 0);
-        ram.read_slice(&mut bytes, start)
-            .map_err(|_| Errno::FAULT)?;
+    if len == 0 {
+        return change(&mut []);
     }
-    Ok(bytes)
-}
-
-/// Writes bytes to guest memory.
-///
-/// # Errors
-/// `EFAULT`: not all of it is memory.
-pub(super) fn write_bytes(ram: &GuestRam, addr: u64, bytes: &[u8]) -> Result<(), Errno> {
-    if bytes.is_empty() {
-        return Ok(());
+    // Most calls: no allocation, and one look for the place.
+    let mut short = [0; SHORT_BYTES];
+    if let (Some(bytes), Ok(place)) = (short.get_mut(..len), ram.get_slice(start, len)) {
+        place.copy_to(bytes);
+        let result = change(bytes)?;
+        place.copy_from(bytes);
+        return Ok(result);
     }
-    ram.write_slice(bytes, GuestAddress(addr))
-        .map_err(|_| Errno::FAULT)
+    if !ram.check_range(start, len) {
+        return Err(Errno::FAULT);
+    }
+    let mut bytes = vec![0; len];
+    ram.read_slice(&mut bytes, start)
+        .map_err(|_| Errno::FAULT)?;
+    let result = change(&mut bytes)?;
+    ram.write_slice(&bytes, start).map_err(|_| Errno::FAULT)?;
+    Ok(result)
 }
