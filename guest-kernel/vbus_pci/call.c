@@ -50,26 +50,62 @@ int vbus_pci_call(struct vbus_pci *vp, u32 func, void *args, size_t len)
 	return ret;
 }
 
-/* Through the channel of this processor, if it has one. May sleep. */
-int vbus_pci_fast_call(struct vbus_pci *vp, u32 func, void *args, size_t len)
+/*
+ * A call of a device through channel number @channel, of the processor that we stay on meanwhile.
+ * @copy: where the data is already, or NULL: it fits into the channel.
+ */
+static int vbus_pci_channel_call(struct vbus_pci *vp, u32 channel,
+				 struct vbus_pci_device_call *args, void *data, size_t len,
+				 void *copy)
 {
-	struct vbus_pci_call *call;
-	u32 channel = get_cpu();
+	struct vbus_pci_box *box = &vp->channels[channel];
 	int ret;
 
-	if (channel >= vp->num_channels) {
-		put_cpu();
-		return vbus_pci_call(vp, func, args, len);
+	if (!copy) {
+		args->addr = cpu_to_le64(virt_to_phys(box->data));
+		memcpy(box->data, data, len);
+	}
+	vbus_pci_fill(&box->call, VBUS_PCI_FUNC_DEVICE_CALL, args, sizeof(*args));
+	outl(channel, vp->ports + VBUS_PCI_PORT_FAST_CALL);
+	ret = vbus_pci_result(&box->call, args, sizeof(*args));
+	if (ret >= 0 && !copy)
+		memcpy(data, box->data, len);
+	return ret;
+}
+
+/* A call of a device, through the channel of this processor, if it has one. May sleep. */
+int vbus_pci_fast_call(struct vbus_pci *vp, struct vbus_pci_device_call *args, void *data,
+		       size_t len)
+{
+	void *copy = NULL;
+	u32 channel;
+	int ret;
+
+	/*
+	 * Data is copied: what the caller has may be on its stack, whose pages do not lie side by
+	 * side. What fits goes into the channel.
+	 */
+	if (len > sizeof(vp->channels->data) || (len && vp->num_channels < nr_cpu_ids)) {
+		copy = kmemdup(data, len, GFP_KERNEL);
+		if (!copy)
+			return -ENOMEM;
+		args->addr = cpu_to_le64(virt_to_phys(copy));
 	}
 	/*
 	 * Nothing else of this processor may use the channel meanwhile. That costs nobody anything:
 	 * the processor stands still while the host works, whatever we do.
 	 */
-	call = &vp->channels[channel];
-	vbus_pci_fill(call, func, args, len);
-	outl(channel, vp->ports + VBUS_PCI_PORT_FAST_CALL);
-	ret = vbus_pci_result(call, args, len);
-	put_cpu();
+	channel = get_cpu();
+	if (channel < vp->num_channels) {
+		ret = vbus_pci_channel_call(vp, channel, args, data, len, copy);
+		put_cpu();
+	} else {
+		put_cpu();
+		ret = vbus_pci_call(vp, VBUS_PCI_FUNC_DEVICE_CALL, args, sizeof(*args));
+	}
+	if (ret >= 0 && copy)
+		memcpy(data, copy, len);
+	kfree(copy);
 	return ret;
 }
 
@@ -81,6 +117,8 @@ int vbus_pci_add_channels(struct vbus_pci *vp)
 	u32 i;
 	int ret;
 
+	/* Neither part of a box crosses a page. */
+	BUILD_BUG_ON(PAGE_SIZE % sizeof(*vp->channels));
 	if (!wanted)
 		return 0;
 	vp->channels_bytes = wanted * sizeof(*vp->channels);
@@ -89,7 +127,7 @@ int vbus_pci_add_channels(struct vbus_pci *vp)
 		return -ENOMEM;
 	for (i = 0; i < wanted; i++) {
 		args.channel = cpu_to_le32(i);
-		args.addr = cpu_to_le64(virt_to_phys(&vp->channels[i]));
+		args.addr = cpu_to_le64(virt_to_phys(&vp->channels[i].call));
 		ret = vbus_pci_call(vp, VBUS_PCI_FUNC_CHANNEL, &args, sizeof(args));
 		if (ret < 0)
 			return ret;

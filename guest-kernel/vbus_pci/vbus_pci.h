@@ -48,6 +48,16 @@ struct vbus_pci_pending {
 };
 
 /**
+ * struct vbus_pci_box - what is in a channel
+ * @call: of a device
+ * @data: of the call, if it fits
+ */
+struct vbus_pci_box {
+	struct vbus_pci_call call;
+	u8 data[128];
+};
+
+/**
  * struct vbus_pci - the function
  * @connector: what the bus sees of it
  * @pdev: what PCI sees of it
@@ -56,8 +66,8 @@ struct vbus_pci_pending {
  * @num_resets: of the host, since we have begun
  * @is_ending: no device comes or goes any more
  * @num_channels: channels for fast calls, one for each of the first processors
- * @channels: their calls
- * @channels_bytes: of memory for them
+ * @channels: what is in them
+ * @channels_bytes: of memory for that
  * @queues: of events
  * @num_vectors: interrupts
  * @vectors_lock: of @vectors
@@ -77,7 +87,7 @@ struct vbus_pci {
 	bool is_ending;
 
 	u32 num_channels;
-	struct vbus_pci_call *channels;
+	struct vbus_pci_box *channels;
 	size_t channels_bytes;
 
 	struct vbus_pci_queue queues[VBUS_PCI_NUM_EVENT_QUEUES];
@@ -103,7 +113,8 @@ void vbus_pci_reset(struct vbus_pci *vp);
 
 /* call.c: 0 or more, or a negated errno */
 int vbus_pci_call(struct vbus_pci *vp, u32 func, void *args, size_t len);
-int vbus_pci_fast_call(struct vbus_pci *vp, u32 func, void *args, size_t len);
+int vbus_pci_fast_call(struct vbus_pci *vp, struct vbus_pci_device_call *args, void *data,
+		       size_t len);
 int vbus_pci_add_channels(struct vbus_pci *vp);
 void vbus_pci_free_channels(struct vbus_pci *vp);
 

@@ -2,7 +2,6 @@
 /* The verbs of the bus, as calls of the host. */
 #include <linux/interrupt.h>
 #include <linux/io.h>
-#include <linux/slab.h>
 
 #include "vbus_pci.h"
 
@@ -27,22 +26,8 @@ static int vbus_pci_device_call(struct vbus_connector *connector, u64 handle, u3
 		.func = cpu_to_le32(func),
 		.len = cpu_to_le32(len),
 	};
-	void *copy = NULL;
-	int ret;
 
-	/* What the caller has may be on its stack, whose pages do not lie side by side. */
-	if (len) {
-		copy = kmemdup(data, len, GFP_KERNEL);
-		if (!copy)
-			return -ENOMEM;
-		args.addr = cpu_to_le64(virt_to_phys(copy));
-	}
-	ret = vbus_pci_fast_call(to_vbus_pci(connector), VBUS_PCI_FUNC_DEVICE_CALL, &args,
-				 sizeof(args));
-	if (ret >= 0 && len)
-		memcpy(data, copy, len);
-	kfree(copy);
-	return ret;
+	return vbus_pci_fast_call(to_vbus_pci(connector), &args, data, len);
 }
 
 static irqreturn_t vbus_pci_ring_irq(int irq, void *data)
