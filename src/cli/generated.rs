@@ -33,6 +33,11 @@ mod tests {
         assert_eq!(
             names,
             [
+                "alacrity-bench-all.1",
+                "alacrity-bench-boot.1",
+                "alacrity-bench-instructions.1",
+                "alacrity-bench-memory.1",
+                "alacrity-bench-net.1",
                 "alacrity-bench-report.1",
                 "alacrity-bench.1",
                 "alacrity-check.1",
