@@ -8,7 +8,7 @@
 use std::io;
 use std::os::fd::AsRawFd;
 
-use vm_memory::{GuestAddress, GuestMemory, GuestMemoryError, Permissions};
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryError, VolatileSlice};
 
 use crate::GuestRam;
 
@@ -100,11 +100,7 @@ impl GuestIoVecs {
             source,
         };
         let total = self.len_bytes.checked_add(len).ok_or(IoVecError::TooLong)?;
-        let slices = self
-            .ram
-            .get_slices(gpa, len as usize, Permissions::ReadWrite)
-            .map_err(not_ram)?;
-        for slice in slices {
+        for slice in self.ram.get_slices(gpa, len as usize) {
             let slice = slice.map_err(not_ram)?;
             if self.iovecs.len() == MAX_SEGMENTS {
                 return Err(IoVecError::TooManySegments);
@@ -250,6 +246,18 @@ pub struct Piece {
     pub len: u32,
 }
 
+impl Piece {
+    /// Where it is in `ram`, if that is in one region: one look, for what is nearly always so.
+    pub(crate) fn slice(self, ram: &GuestRam) -> Option<VolatileSlice<'_>> {
+        ram.get_slice(self.gpa, self.len as usize).ok()
+    }
+
+    /// Whether all of it is memory.
+    pub(crate) fn is_in(self, ram: &GuestRam) -> bool {
+        self.slice(ram).is_some() || ram.check_range(self.gpa, self.len as usize)
+    }
+}
+
 /// A scatter list for one system call at a time, of private bytes and of guest buffers.
 ///
 /// Unlike [`GuestIoVecs`] it keeps no mapping alive and nothing between two calls but its
@@ -283,15 +291,15 @@ impl MixedIoVecs {
     }
 
     fn push_guest(&mut self, ram: &GuestRam, piece: Piece) -> Result<(), IoVecError> {
+        if let Some(slice) = piece.slice(ram) {
+            return self.push(slice.ptr_guard_mut().as_ptr(), slice.len());
+        }
         let not_ram = |source| IoVecError::NotRam {
             gpa: piece.gpa.0,
             len: piece.len as usize,
             source,
         };
-        let slices = ram
-            .get_slices(piece.gpa, piece.len as usize, Permissions::ReadWrite)
-            .map_err(not_ram)?;
-        for slice in slices {
+        for slice in ram.get_slices(piece.gpa, piece.len as usize) {
             let slice = slice.map_err(not_ram)?;
             self.push(slice.ptr_guard_mut().as_ptr(), slice.len())?;
         }
@@ -309,20 +317,54 @@ impl MixedIoVecs {
         ram: &GuestRam,
         pieces: impl IntoIterator<Item = Piece>,
     ) -> io::Result<usize> {
+        self.write_filled(file, private, |list| {
+            let mut pieces = pieces.into_iter();
+            pieces.try_for_each(|piece| list.push_guest(ram, piece))
+        })
+    }
+
+    /// The same of `private` alone.
+    ///
+    /// # Errors
+    /// As [`MixedIoVecs::write`].
+    pub fn write_private(&mut self, file: &impl AsRawFd, private: &[&[u8]]) -> io::Result<usize> {
+        self.write_filled(file, private, |_| Ok(()))
+    }
+
+    /// The same of `private` and then of `guest`, a part of a peer's memory that was looked up.
+    ///
+    /// # Errors
+    /// As [`MixedIoVecs::write`].
+    pub fn write_slice(
+        &mut self,
+        file: &impl AsRawFd,
+        private: &[&[u8]],
+        guest: VolatileSlice<'_>,
+    ) -> io::Result<usize> {
+        self.write_filled(file, private, |list| {
+            list.push(guest.ptr_guard_mut().as_ptr(), guest.len())
+        })
+    }
+
+    /// `push_guest` pushes nothing but what its caller borrows.
+    fn write_filled(
+        &mut self,
+        file: &impl AsRawFd,
+        private: &[&[u8]],
+        push_guest: impl FnOnce(&mut Self) -> Result<(), IoVecError>,
+    ) -> io::Result<usize> {
         self.iovecs.clear();
         let fill = || {
             for bytes in private {
                 // The kernel only reads what `writev` is given.
                 self.push(bytes.as_ptr().cast_mut(), bytes.len())?;
             }
-            pieces
-                .into_iter()
-                .try_for_each(|piece| self.push_guest(ram, piece))
+            push_guest(self)
         };
         let result = fill().map_err(invalid).and_then(|()| {
             // SAFETY:
-            // - `iovecs` holds at most MAX_SEGMENTS live entries, each inside of `private` or of a
-            //   mapping of `ram`; both are borrowed for the whole call.
+            // - `iovecs` holds at most MAX_SEGMENTS live entries, each inside of `private` or of guest
+            //   memory that `push_guest`'s maker borrows; both for the whole call.
             // - `writev` writes to none of them, and no Rust reference into guest RAM exists.
             let n = unsafe { libc::writev(file.as_raw_fd(), self.iovecs.as_ptr(), self.count()) };
             usize::try_from(n).map_err(|_| io::Error::last_os_error())

@@ -1,7 +1,8 @@
 //! A frame on its way: checked, and still where its sender has it.
 //!
 //! The headers are a private copy that was read once; the rest is copied when the frame arrives. So
-//! nobody decides by bytes that the receiver does not get.
+//! nobody decides by bytes that the receiver does not get. The copy is in memory that the worker keeps
+//! for it ([`HeadRoom`]), so that a frame is small enough to be handed around.
 
 use std::fs::File;
 use std::io;
@@ -123,10 +124,13 @@ pub(super) struct Limits {
     pub(super) mtu: u32,
 }
 
+/// Room for the headers of a frame.
+pub(super) type HeadRoom = [u8; MAX_HEADER_BYTES];
+
 /// A checked frame.
 pub(super) struct Frame<'a> {
-    head: [u8; MAX_HEADER_BYTES],
-    head_bytes: usize,
+    /// The first bytes, as they were checked.
+    head: &'a [u8],
     len: u32,
     body: Body<'a>,
     offload: Offload,
@@ -134,6 +138,9 @@ pub(super) struct Frame<'a> {
 
 #[derive(Clone, Copy)]
 enum Body<'a> {
+    /// In one place, which was looked up.
+    Slice(VolatileSlice<'a>),
+    /// In several, all of which are memory.
     Ram {
         ram: &'a GuestRam,
         pieces: &'a [Piece],
@@ -142,20 +149,39 @@ enum Body<'a> {
 }
 
 impl<'a> Frame<'a> {
-    /// The frame of `len` bytes in `pieces`, whose lengths sum up to it, as `meta` describes it.
+    /// The frame of `len` bytes in `pieces`, whose lengths sum up to it, as `meta` describes it. `room`
+    /// is for its headers.
     pub(super) fn in_ram(
         ram: &'a GuestRam,
         pieces: &'a [Piece],
         len: u32,
         meta: &FrameMeta,
         limits: Limits,
+        room: &'a mut HeadRoom,
     ) -> Result<Self, BadFrame> {
-        for piece in pieces {
-            if !ram.check_range(piece.gpa, piece.len as usize) {
-                return Err(BadFrame::Address);
+        let body = match pieces {
+            [piece] => piece.slice(ram),
+            _ => None,
+        };
+        let body = match body {
+            Some(slice) => Body::Slice(slice),
+            // Or it crosses from one region to the next.
+            None => {
+                if !pieces.iter().all(|piece| piece.is_in(ram)) {
+                    return Err(BadFrame::Address);
+                }
+                Body::Ram { ram, pieces }
             }
+        };
+        let mut frame = Frame::unchecked(body, len);
+        let head_bytes = head_bytes(meta, len);
+        frame.check_length(meta, limits)?;
+        let head = room.get_mut(..head_bytes).ok_or(BadFrame::Address)?;
+        if !frame.copy(0, VolatileSlice::from(&mut *head)) {
+            return Err(BadFrame::Address);
         }
-        Self::new(Body::Ram { ram, pieces }, len, meta, limits)
+        frame.head = head;
+        frame.checked(meta, limits)
     }
 
     /// The frame in `bytes`, a private copy, as `meta` describes it.
@@ -164,73 +190,64 @@ impl<'a> Frame<'a> {
         meta: &FrameMeta,
         limits: Limits,
     ) -> Result<Self, BadFrame> {
-        let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-        Self::new(Body::Bytes(bytes), len, meta, limits)
+        let mut frame = Frame::complete(bytes);
+        frame.check_length(meta, limits)?;
+        let head_bytes = head_bytes(meta, frame.len);
+        frame.head = bytes.get(..head_bytes).unwrap_or_default();
+        frame.checked(meta, limits)
     }
 
     /// A frame with nothing left to do, from whoever made it.
     fn complete(bytes: &'a [u8]) -> Self {
-        Frame {
-            head: [0; MAX_HEADER_BYTES],
-            head_bytes: 0,
-            len: u32::try_from(bytes.len()).unwrap_or(u32::MAX),
-            body: Body::Bytes(bytes),
-            offload: Offload::default(),
-        }
+        let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        Frame::unchecked(Body::Bytes(bytes), len)
     }
 
-    fn new(body: Body<'a>, len: u32, meta: &FrameMeta, limits: Limits) -> Result<Self, BadFrame> {
-        let mut frame = Frame {
-            head: [0; MAX_HEADER_BYTES],
-            head_bytes: 0,
+    fn unchecked(body: Body<'a>, len: u32) -> Self {
+        Frame {
+            head: &[],
             len,
             body,
             offload: Offload::default(),
-        };
-        let is_gso = meta.gso_type != gso_type::NONE;
-        let mtu_bytes = limits.mtu.saturating_add(ETHERNET_HEADER_BYTES);
-        let most = if is_gso {
-            MAX_FRAME_BYTES
-        } else {
-            mtu_bytes.saturating_add(VLAN_TAG_BYTES).min(MOST_BYTES)
-        };
-        if len < ETHERNET_HEADER_BYTES || len > most {
-            return Err(BadFrame::Length { len, most });
         }
-        check_flags(meta, limits.caps)?;
-        frame.offload.checksum = checksum_of(meta, len)?;
-        frame.offload.is_checksum_known_right = meta.flags.get() & frame_flag::DATA_VALID != 0;
-        frame.read_head(if is_gso {
-            MAX_HEADER_BYTES
-        } else {
-            PLAIN_HEAD_BYTES
-        })?;
-        if is_gso {
-            frame.offload.gso = Some(frame.gso(meta, limits.mtu)?);
-        } else if len > mtu_bytes && !frame.has_vlan_tag() {
-            return Err(BadFrame::Length {
-                len,
-                most: mtu_bytes,
-            });
-        }
-        Ok(frame)
     }
 
-    fn read_head(&mut self, most: usize) -> Result<(), BadFrame> {
-        let head_bytes = most.min(self.len as usize);
-        let mut head = [0; MAX_HEADER_BYTES];
-        if let Some(space) = head.get_mut(..head_bytes)
-            && !self.copy(0, VolatileSlice::from(space))
-        {
-            return Err(BadFrame::Address);
+    fn check_length(&self, meta: &FrameMeta, limits: Limits) -> Result<(), BadFrame> {
+        let most = if meta.gso_type != gso_type::NONE {
+            MAX_FRAME_BYTES
+        } else {
+            let untagged = limits.mtu.saturating_add(ETHERNET_HEADER_BYTES);
+            untagged.saturating_add(VLAN_TAG_BYTES).min(MOST_BYTES)
+        };
+        if self.len < ETHERNET_HEADER_BYTES || self.len > most {
+            return Err(BadFrame::Length {
+                len: self.len,
+                most,
+            });
         }
-        self.head = head;
-        self.head_bytes = head_bytes;
         Ok(())
     }
 
+    /// Checks the rest, once the headers are there.
+    fn checked(mut self, meta: &FrameMeta, limits: Limits) -> Result<Self, BadFrame> {
+        check_flags(meta, limits.caps)?;
+        let offload = &mut self.offload;
+        offload.checksum = checksum_of(meta, self.len)?;
+        offload.is_checksum_known_right = meta.flags.get() & frame_flag::DATA_VALID != 0;
+        let untagged = limits.mtu.saturating_add(ETHERNET_HEADER_BYTES);
+        if meta.gso_type != gso_type::NONE {
+            self.offload.gso = Some(self.gso(meta, limits.mtu)?);
+        } else if self.len > untagged && !self.has_vlan_tag() {
+            return Err(BadFrame::Length {
+                len: self.len,
+                most: untagged,
+            });
+        }
+        Ok(self)
+    }
+
     fn has_vlan_tag(&self) -> bool {
-        packet::be16(&self.head, 12).is_some_and(packet::is_vlan)
+        packet::be16(self.head, 12).is_some_and(packet::is_vlan)
     }
 
     /// Checks what is to be segmented against the headers that are really there.
@@ -240,8 +257,7 @@ impl<'a> Frame<'a> {
             gso_size: size,
             len: self.len,
         };
-        let head = self.head.get(..self.head_bytes).unwrap_or_default();
-        let headers = packet::parse(head).ok_or(bad)?;
+        let headers = packet::parse(self.head).ok_or(bad)?;
         let gso = Gso {
             size,
             has_ecn: meta.flags.get() & frame_flag::ECN != 0,
@@ -274,14 +290,18 @@ impl<'a> Frame<'a> {
 
     /// To whom it goes.
     pub(super) fn destination(&self) -> MacAddress {
-        let [a, b, c, d, e, f, ..] = self.head;
-        MacAddress([a, b, c, d, e, f])
+        self.address_at(0)
     }
 
     /// Where it comes from.
     pub(super) fn source(&self) -> MacAddress {
-        let [_, _, _, _, _, _, a, b, c, d, e, f, ..] = self.head;
-        MacAddress([a, b, c, d, e, f])
+        self.address_at(6)
+    }
+
+    fn address_at(&self, offset: usize) -> MacAddress {
+        let bytes = self.head.get(offset..).and_then(<[u8]>::first_chunk);
+        // A checked frame has both.
+        MacAddress(bytes.copied().unwrap_or_default())
     }
 
     /// Copies bytes from `offset` on until `to` is full, which is inside the frame; false if it
@@ -292,7 +312,7 @@ impl<'a> Frame<'a> {
 
     fn try_copy(&self, offset: usize, to: VolatileSlice<'_>) -> Option<()> {
         let mut done = 0;
-        if let Some(head) = self.head.get(offset..self.head_bytes) {
+        if let Some(head) = self.head.get(offset..) {
             done = head.len().min(to.len());
             to.copy_from(head.get(..done)?);
         }
@@ -301,6 +321,11 @@ impl<'a> Frame<'a> {
                 let left = to.len() - done;
                 let bytes = bytes.get(offset + done..)?.get(..left)?;
                 to.offset(done).ok()?.copy_from(bytes);
+                return Some(());
+            }
+            Body::Slice(slice) => {
+                let rest = slice.subslice(offset + done, to.len() - done).ok()?;
+                rest.copy_to_volatile_slice(to.offset(done).ok()?);
                 return Some(());
             }
             Body::Ram { ram, pieces } => (ram, pieces),
@@ -338,15 +363,16 @@ impl<'a> Frame<'a> {
         prefix: &[u8],
         list: &mut MixedIoVecs,
     ) -> io::Result<usize> {
-        let head = self.head.get(..self.head_bytes).unwrap_or_default();
+        let head = self.head;
         match self.body {
-            Body::Bytes(bytes) => {
-                let rest = bytes.get(self.head_bytes..).unwrap_or_default();
-                list.write(file, &[prefix, head, rest], &GuestRam::default(), [])
+            Body::Bytes(bytes) => list.write_private(file, &[prefix, bytes]),
+            Body::Slice(slice) => {
+                let rest = slice.offset(head.len()).map_err(io::Error::other)?;
+                list.write_slice(file, &[prefix, head], rest)
             }
             Body::Ram { ram, pieces } => {
                 // A head is far shorter than 4 GiB.
-                let mut skip = u32::try_from(self.head_bytes).unwrap_or(u32::MAX);
+                let mut skip = u32::try_from(head.len()).unwrap_or(u32::MAX);
                 let rest = pieces.iter().filter_map(|piece| {
                     let skipped = skip.min(piece.len);
                     skip -= skipped;
@@ -423,6 +449,15 @@ impl Scratch {
             list: MixedIoVecs::with_capacity(2 * usize::from(MAX_SEGMENTS)),
         }
     }
+}
+
+/// Bytes at the start of a frame that are looked at.
+fn head_bytes(meta: &FrameMeta, len: u32) -> usize {
+    let most = match meta.gso_type {
+        gso_type::NONE => PLAIN_HEAD_BYTES,
+        _ => MAX_HEADER_BYTES,
+    };
+    most.min(len as usize)
 }
 
 /// Refuses what is unknown, reserved, or was not negotiated.

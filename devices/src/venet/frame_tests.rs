@@ -33,9 +33,13 @@ fn bytes_at(gpa: u64, len: u32) -> Vec<u8> {
         .collect()
 }
 
-fn in_ram<'a>(ram: &'a GuestRam, pieces: &'a [Piece]) -> Result<Frame<'a>, BadFrame> {
+fn in_ram<'a>(
+    ram: &'a GuestRam,
+    pieces: &'a [Piece],
+    room: &'a mut HeadRoom,
+) -> Result<Frame<'a>, BadFrame> {
     let len = pieces.iter().map(|piece| piece.len).sum();
-    Frame::in_ram(ram, pieces, len, &FrameMeta::default(), LIMITS)
+    Frame::in_ram(ram, pieces, len, &FrameMeta::default(), LIMITS, room)
 }
 
 #[test]
@@ -45,7 +49,8 @@ fn pieces_are_joined_across_regions() {
     let mut wanted = bytes_at(0x100, 9);
     wanted.extend(bytes_at(SEAM - 20, 40));
     wanted.extend(bytes_at(0x1800, 60));
-    let frame = in_ram(&ram, &pieces).unwrap();
+    let mut room = [0; MAX_HEADER_BYTES];
+    let frame = in_ram(&ram, &pieces, &mut room).unwrap();
 
     let mut space = [0; 200];
     assert_eq!(frame.copy_whole(&mut space).unwrap(), wanted);
@@ -60,7 +65,8 @@ fn pieces_are_joined_across_regions() {
 fn copy_past_the_end_is_refused() {
     let ram = ram();
     let pieces = [piece(0, 100)];
-    let frame = in_ram(&ram, &pieces).unwrap();
+    let mut room = [0; MAX_HEADER_BYTES];
+    let frame = in_ram(&ram, &pieces, &mut room).unwrap();
 
     let mut space = [0; 20];
     assert!(frame.copy(80, VolatileSlice::from(&mut space[..])));
@@ -74,7 +80,8 @@ fn addresses_outside_of_memory_are_refused() {
     let ram = ram();
 
     for (gpa, len) in [(0x2000 - 59, 60), (u64::MAX - 30, 60), (1 << 40, 60)] {
-        let result = in_ram(&ram, &[piece(0, 20), piece(gpa, len)]).map(|_| ());
+        let mut room = [0; MAX_HEADER_BYTES];
+        let result = in_ram(&ram, &[piece(0, 20), piece(gpa, len)], &mut room).map(|_| ());
         assert_eq!(result, Err(BadFrame::Address), "{gpa:#x}");
     }
 }
@@ -83,7 +90,8 @@ fn addresses_outside_of_memory_are_refused() {
 fn sender_that_rewrites_its_headers_does_not_change_what_was_checked() {
     let ram = ram();
     let pieces = [piece(0, 100)];
-    let frame = in_ram(&ram, &pieces).unwrap();
+    let mut room = [0; MAX_HEADER_BYTES];
+    let frame = in_ram(&ram, &pieces, &mut room).unwrap();
     let before = frame.destination();
 
     ram.write_slice(&[0xff; 100], GuestAddress(0)).unwrap();
@@ -157,7 +165,8 @@ fn frame_is_written_in_one_piece_wherever_it_is() {
     wanted.extend(bytes_at(SEAM - 20, 40));
     wanted.extend(bytes_at(0x1800, 60));
 
-    let frame = in_ram(&ram, &pieces).unwrap();
+    let mut room = [0; MAX_HEADER_BYTES];
+    let frame = in_ram(&ram, &pieces, &mut room).unwrap();
     assert_eq!(written(&frame, b"header"), wanted);
 
     let bytes = bytes_at(0x100, 300);
@@ -171,7 +180,8 @@ fn sender_that_rewrites_its_headers_sends_those_that_were_checked() {
     let ram = ram();
     let pieces = [piece(0x100, 100)];
     let wanted = bytes_at(0x100, 100);
-    let frame = in_ram(&ram, &pieces).unwrap();
+    let mut room = [0; MAX_HEADER_BYTES];
+    let frame = in_ram(&ram, &pieces, &mut room).unwrap();
 
     ram.write_slice(&[0xff; 100], GuestAddress(0x100)).unwrap();
 

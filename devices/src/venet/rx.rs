@@ -217,8 +217,7 @@ impl Receiver {
                 break;
             };
             if nth >= self.num_checked {
-                let gpa = GuestAddress(buffer.addr);
-                if buffer.len == 0 || !self.ram.check_range(gpa, buffer.len as usize) {
+                if buffer.len == 0 || !piece_of(buffer).is_in(&self.ram) {
                     return Err(self.bad_buffer(buffer));
                 }
                 self.num_checked = nth + 1;
@@ -258,13 +257,7 @@ impl Receiver {
 
     /// The buffers of a window.
     pub(super) fn pieces(&self, window: Window) -> impl Iterator<Item = Piece> {
-        self.held
-            .iter()
-            .take(window.num_buffers)
-            .map(|buffer| Piece {
-                gpa: GuestAddress(buffer.addr),
-                len: buffer.len,
-            })
+        self.held.iter().take(window.num_buffers).map(piece_of)
     }
 
     /// A frame of `len` bytes is in the first buffers held, which have room for it.
@@ -380,6 +373,13 @@ impl Receiver {
 
     pub(super) fn is_cut_off(&self) -> bool {
         self.client.is_cut_off()
+    }
+}
+
+fn piece_of(buffer: &Slot) -> Piece {
+    Piece {
+        gpa: GuestAddress(buffer.addr),
+        len: buffer.len,
     }
 }
 

@@ -9,8 +9,9 @@ use vbus::ring::{RingFault, Slot};
 use vm_memory::GuestAddress;
 use zerocopy::{FromZeros, IntoBytes};
 
-use super::frame::{BadFrame, Frame, Limits, MOST_BYTES, Scratch};
+use super::frame::{BadFrame, Frame, HeadRoom, Limits, MOST_BYTES, Scratch};
 use super::metrics::PortMetrics;
+use super::packet::MAX_HEADER_BYTES;
 use super::path::Path;
 use super::rx::meta_of;
 use crate::GuestRam;
@@ -70,6 +71,7 @@ pub(super) struct Sender {
     pieces: Vec<Piece>,
     /// Those of frames that are not sent yet.
     wanted: Vec<Piece>,
+    head: HeadRoom,
 }
 
 impl Sender {
@@ -87,6 +89,7 @@ impl Sender {
             segments: vec![Segment::default(); most].into_boxed_slice(),
             pieces: Vec::with_capacity(most),
             wanted: Vec::with_capacity(2 * most),
+            head: [0; MAX_HEADER_BYTES],
         }
     }
 
@@ -189,7 +192,8 @@ impl Sender {
             self.is_away = false;
             self.unsent.start += 1;
             let result = gathered.and_then(|()| {
-                Frame::in_ram(&self.ram, &self.pieces, slot.len, &meta, self.limits)
+                let (pieces, head) = (&self.pieces, &mut self.head);
+                Frame::in_ram(&self.ram, pieces, slot.len, &meta, self.limits, head)
             });
             if let Err(reason) = result
                 && reason.is_fault()
