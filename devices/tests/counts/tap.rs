@@ -4,6 +4,7 @@ use std::net::UdpSocket;
 
 use alacrity_devices::venet::driver::Options;
 use vbus::abi::venet::rx_cap;
+use vbus::test_utils::syscalls::Calls;
 
 use crate::fixture::*;
 use crate::venet::{lab, send_batch};
@@ -25,6 +26,17 @@ fn enable(lab: &Lab, name: &str) {
     write(lab, name, "enabled", "1");
     // Or the host sends frames on its own account; where it has no IPv6, it does not.
     let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1");
+}
+
+/// Times that a worker looked for frames and may have found none: when it was woken, since it may be
+/// faster than we are, and each time that it let others go first.
+fn looks(calls: &Calls) -> u64 {
+    let waits = [
+        libc::SYS_epoll_wait,
+        libc::SYS_epoll_pwait,
+        libc::SYS_sched_yield,
+    ];
+    waits.iter().map(|&number| calls.of(number)).sum()
 }
 
 fn count(lab: &Lab, name: &str, counter: &str) -> u64 {
@@ -56,7 +68,8 @@ fn one_system_call_sends_a_frame_to_a_tap() {
     assert_eq!(calls.of(libc::SYS_writev), BATCH as u64, "{calls}");
     // Nobody waits for room to send.
     assert!(calls.of(libc::SYS_write) <= num_received, "{calls}");
-    assert!(calls.of(libc::SYS_readv) <= num_received + 8, "{calls}");
+    let most = num_received + looks(&calls);
+    assert!(calls.of(libc::SYS_readv) <= most, "{calls}");
     assert!(overhead(&calls) <= MOST_PER_TURN, "{calls}");
     assert_eq!(count(&lab, "ctap0", "tx_dropped"), 0);
 }
@@ -143,9 +156,9 @@ fn packets_of_60000_bytes_take_one_system_call_each() {
 
     let calls = worker.calls("TAP, in, 60,000 bytes", receive_packets);
 
-    // And one that finds nothing each time that the worker was woken: it may be faster than we are.
     let readv = calls.of(libc::SYS_readv);
-    assert!((PACKETS..=2 * PACKETS).contains(&readv), "{calls}");
+    let most = PACKETS + looks(&calls);
+    assert!((PACKETS..=most).contains(&readv), "{calls}");
     assert_eq!(calls.of(libc::SYS_write), 0, "{calls}");
     assert!(overhead(&calls) <= PACKETS * MOST_PER_TURN, "{calls}");
 }
