@@ -256,6 +256,8 @@ impl Path for TapPath {
             .is_some_and(|tap| tap.send(frame, scratch));
         if !is_sent {
             self.port.metrics.tx_dropped.add(1);
+            // The kernel tells of the end before it has come: who looks at once may not see it.
+            self.look_at_tap();
         }
         1
     }
