@@ -3,9 +3,10 @@
 //! A mount outlives a daemon that was killed, and then answers `Transport endpoint is not connected`.
 //! The next daemon replaces it. Nothing is ever unmounted that is not of type [`OUR_TYPE`].
 
-use std::ffi::OsStr;
-use std::fs;
+use std::ffi::{CString, OsStr};
+use std::fs::{self, File};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -17,13 +18,16 @@ use std::time::Duration;
 
 use fuser::{MountOption, Session, SessionACL};
 use rustix::io::Errno;
-use rustix::mount::{UnmountFlags, unmount};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use rustix::process::{getgid, getuid};
 
 use super::daemon_id::DaemonId;
 use super::filesystem::ControlFs;
 use super::mount_table::{self, MountEntry, OUR_TYPE};
 use vbus::tree::Tree;
 
+/// Part of [`OUR_TYPE`].
+const SUBTYPE: &str = "alacrity";
 /// Threads that serve the mount: one slow attribute does not hold up everybody.
 const NUM_THREADS: usize = 2;
 /// How long a mount may take to answer before it counts as in use by a daemon that is stopped.
@@ -223,19 +227,31 @@ fn start(
     allow_other: bool,
 ) -> io::Result<(Receiver<()>, Arc<AtomicBool>, u64)> {
     let mut config = fuser::Config::default();
-    config.mount_options = vec![
-        MountOption::FSName(DaemonId::own()?.to_string()),
-        // fuser hands its own `Subtype` to fusermount3 only, not to mount(2).
-        MountOption::CUSTOM("subtype=alacrity".into()),
-        MountOption::DefaultPermissions,
-        MountOption::NoExec,
-    ];
     config.acl = match allow_other {
         true => SessionACL::All,
         false => SessionACL::Owner,
     };
     config.n_threads = Some(NUM_THREADS);
-    let session = Session::new(ControlFs::new(tree, path.into()), path, &config)?;
+    let source = DaemonId::own()?.to_string();
+    let tree = ControlFs::new(tree, path.into());
+    let session = match mount_as_root(&source, path, allow_other) {
+        Ok(device) => {
+            let session = Session::from_fd(tree, device.into(), config.acl, config);
+            session.inspect_err(|_| drop(detach(path)))?
+        }
+        // Without root fusermount3 mounts. When that session ends, it unmounts what is there, as far as
+        // it is this user's, even if it is something else by then.
+        Err(Errno::PERM) => {
+            config.mount_options = vec![
+                MountOption::FSName(source),
+                MountOption::CUSTOM(format!("subtype={SUBTYPE}")),
+                MountOption::DefaultPermissions,
+                MountOption::NoExec,
+            ];
+            Session::new(tree, path, &config)?
+        }
+        Err(errno) => return Err(errno.into()),
+    };
     let top = mount_table::topmost_at(path)?;
     let mount_id = top
         .filter(|top| top.fs_type == OUR_TYPE)
@@ -261,6 +277,30 @@ fn start(
         drop(end);
     })?;
     Ok((ended, is_ending, mount_id))
+}
+
+/// Mounts a file system of `source` at `path`; where its requests come from.
+///
+/// Not by fuser: a session of its own mount unmounts whatever is at `path` when it ends, and that may be
+/// what somebody else mounted there after having unmounted ours.
+fn mount_as_root(source: &str, path: &Path, allow_other: bool) -> Result<File, Errno> {
+    let device = File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/fuse")
+        .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+    let others = if allow_other { ",allow_other" } else { "" };
+    // S_IFDIR: the root is a directory.
+    let options = format!(
+        "fd={},rootmode=40000,user_id={},group_id={},default_permissions,subtype={SUBTYPE}{others}",
+        device.as_raw_fd(),
+        getuid().as_raw(),
+        getgid().as_raw(),
+    );
+    let options = CString::new(options).map_err(|_| Errno::INVAL)?;
+    let flags = MountFlags::NODEV | MountFlags::NOSUID | MountFlags::NOEXEC;
+    mount(source, path, "fuse", flags, options.as_c_str())?;
+    Ok(device)
 }
 
 /// What fusermount3 says comes as it wrote it.
