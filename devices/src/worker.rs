@@ -4,9 +4,10 @@
 //! only thread that touches the device's queues, so the queues need no lock.
 
 use std::io;
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 
 use event_manager::{EventManager, EventOps, Events, MutEventSubscriber, SubscriberOps};
+use vbus::threads::{self, ThreadClass};
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -68,7 +69,7 @@ impl Worker {
             is_stopped: false,
         };
         let mut manager = EventManager::new().map_err(io::Error::other)?;
-        let thread = thread::Builder::new().name(name).spawn(move || {
+        let thread = threads::spawn(ThreadClass::Device, name, move || {
             let stop_id = manager.add_subscriber(Subscriber::Stop(stop));
             manager.add_subscriber(Subscriber::Device(subscriber));
             loop {

@@ -23,6 +23,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use super::place::{Place, PlaceError};
 use super::protocol::{MAX_CELLS, MAX_REQUEST_BYTES};
 use super::{Answer, Refusal, Request, VmControl};
+use vbus::threads::{self, ThreadClass};
 
 /// Clients that are served at once. The others wait.
 const NUM_THREADS: usize = 4;
@@ -99,9 +100,7 @@ impl ControlSocket {
         for idx in 0..NUM_THREADS {
             let shared = Arc::clone(&socket.shared);
             let name = format!("control{idx}");
-            let thread = std::thread::Builder::new()
-                .name(name)
-                .spawn(move || shared.serve())?;
+            let thread = threads::spawn(ThreadClass::Control, name, move || shared.serve())?;
             socket.threads.push(thread);
         }
         Ok(socket)

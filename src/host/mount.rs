@@ -13,7 +13,6 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver};
-use std::thread;
 use std::time::Duration;
 
 use fuser::{MountOption, Session, SessionACL};
@@ -24,6 +23,7 @@ use rustix::process::{getgid, getuid};
 use super::daemon_id::DaemonId;
 use super::filesystem::ControlFs;
 use super::mount_table::{self, MountEntry, OUR_TYPE};
+use vbus::threads::{self, ThreadClass};
 use vbus::tree::Tree;
 
 /// Part of [`OUR_TYPE`].
@@ -261,7 +261,7 @@ fn start(
     let is_ending = Arc::new(AtomicBool::new(false));
     let (end, ended) = mpsc::channel();
     let (place, is_ours) = (path.to_owned(), Arc::clone(&is_ending));
-    thread::Builder::new().name("mount".into()).spawn(move || {
+    threads::spawn(ThreadClass::Bus, "mount", move || {
         let outcome = session.run();
         match outcome {
             _ if is_ours.load(Ordering::Relaxed) => (),
@@ -336,12 +336,10 @@ fn is_abandoned(mount: &MountEntry) -> bool {
     }
     let (answer, answered) = mpsc::channel();
     let place = mount.mount_point.clone();
-    let asked = thread::Builder::new()
-        .name("mount-check".into())
-        .spawn(move || {
-            let error = fs::read_dir(place).err();
-            let _ = answer.send(error.and_then(|error| error.raw_os_error()));
-        });
+    let asked = threads::spawn(ThreadClass::Bus, "mount-check", move || {
+        let error = fs::read_dir(place).err();
+        let _ = answer.send(error.and_then(|error| error.raw_os_error()));
+    });
     asked.is_ok()
         && answered.recv_timeout(ANSWER_DEADLINE) == Ok(Some(Errno::NOTCONN.raw_os_error()))
 }

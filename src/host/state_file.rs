@@ -9,7 +9,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 
 use alacrity_devices::error::chain;
 use parking_lot::{Condvar, Mutex};
@@ -17,6 +17,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::config::TomlError;
+use vbus::threads::{self, ThreadClass};
 
 /// What is written at the top of the file.
 const HEAD: &str =
@@ -217,15 +218,14 @@ impl Saver {
     ) -> Result<Self, StateFileError> {
         let request = Arc::<Request>::default();
         let waiting = Arc::clone(&request);
-        let thread = thread::Builder::new()
-            .name("state".into())
-            .spawn(move || {
-                while waiting.wait() {
-                    if let Err(error) = file.save(&state()) {
-                        tracing::error!("{}; the next change tries again", chain(&error));
-                    }
+        let keep = move || {
+            while waiting.wait() {
+                if let Err(error) = file.save(&state()) {
+                    tracing::error!("{}; the next change tries again", chain(&error));
                 }
-            })
+            }
+        };
+        let thread = threads::spawn(ThreadClass::State, "state", keep)
             .map_err(|source| StateFileError::Thread { source })?;
         Ok(Saver {
             request,

@@ -34,6 +34,7 @@ use vbus::tree::{Entry, Fixed, Node, Shown, Vm, VmSource};
 use crate::control_socket::client::{self, AskError};
 use crate::control_socket::{Answer, Place, Refusal, Request, VmStat};
 use crate::size::{self, Size};
+use vbus::threads::{self, ThreadClass};
 
 /// How long a VM may take to say what it has at hand.
 const ASK_TIME: Duration = Duration::from_secs(1);
@@ -254,20 +255,18 @@ impl Controlled {
         }
         *self.reclaimed.lock() = format!("under way: {bytes} bytes");
         let vm = Arc::clone(&self);
-        let started = std::thread::Builder::new()
-            .name("reclaim".into())
-            .spawn(move || {
-                let outcome = match client::reclaim(&vm.place, vm.pid, bytes) {
-                    Ok(taken) => format!(
-                        "{} of {bytes} bytes in {:.3} s",
-                        taken.total_bytes(),
-                        taken.took.as_secs_f64()
-                    ),
-                    Err(failure) => format!("failed: {}", error::chain(&failure)),
-                };
-                *vm.reclaimed.lock() = outcome;
-                vm.is_reclaiming.store(false, Ordering::Release);
-            });
+        let started = threads::spawn(ThreadClass::Bus, "reclaim", move || {
+            let outcome = match client::reclaim(&vm.place, vm.pid, bytes) {
+                Ok(taken) => format!(
+                    "{} of {bytes} bytes in {:.3} s",
+                    taken.total_bytes(),
+                    taken.took.as_secs_f64()
+                ),
+                Err(failure) => format!("failed: {}", error::chain(&failure)),
+            };
+            *vm.reclaimed.lock() = outcome;
+            vm.is_reclaiming.store(false, Ordering::Release);
+        });
         started.map(drop).map_err(|_| {
             *self.reclaimed.lock() = "failed: no thread".into();
             self.is_reclaiming.store(false, Ordering::Release);

@@ -24,6 +24,7 @@ use super::cpuid;
 use super::stats::KvmStats;
 use super::vm::{KvmError, Vm};
 use crate::layout::{GDT, PAGE_TABLES};
+use vbus::threads::{self, ThreadClass};
 
 const MSR_MISC_ENABLE: u32 = 0x1a0;
 const MISC_ENABLE_FAST_STRING: u64 = 1;
@@ -317,7 +318,7 @@ impl VcpuThread {
     pub(crate) fn start(name: String, run: impl FnOnce() + Send + 'static) -> io::Result<Self> {
         extern "C" fn on_kick(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
         register_signal_handler(kick_signal(), on_kick)?;
-        let thread = thread::Builder::new().name(name).spawn(run)?;
+        let thread = threads::spawn(ThreadClass::Vcpu, name, run)?;
         Ok(VcpuThread(thread))
     }
 

@@ -26,6 +26,7 @@ use super::swap_file::PageBuffer;
 use super::take::after;
 use super::userfault::{Fault, FaultKind};
 use super::word::{Claim, Met, PageState};
+use vbus::threads::{self, ThreadClass};
 
 /// Holes are filled in units of so many pages, 256 KiB, at most: what a guest releases at least.
 const BLOCK_PAGES: u64 = 64;
@@ -54,8 +55,7 @@ impl FaultServer {
         let granter = Arc::clone(&reclaimer);
         let (to_read, reads) = mpsc::channel();
         let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
-            let builder = std::thread::Builder::new().name(name.to_owned());
-            builder.spawn(run)
+            threads::spawn(ThreadClass::Pager, name, run)
         };
         // It ends with the other one, which has the sender.
         let reading = spawn("page-reads", Box::new(move || reader.serve_reads(&reads)))?;

@@ -25,6 +25,7 @@ use super::follower::Follower;
 use super::session::Session;
 use crate::host::socket::{self, SocketError};
 use crate::reclaim::visitors::Lender;
+use vbus::threads::{self, ThreadClass};
 
 /// A daemon that takes longer to say what is on its bus does not keep the guest waiting.
 const BEGIN_TIMEOUT: Duration = Duration::from_secs(1);
@@ -259,10 +260,8 @@ impl DaemonBus {
             report,
         };
         let remote = self.remote;
-        std::thread::Builder::new()
-            .name("vbus-uplink".to_owned())
-            .spawn(move || follower.run(remote))
-            .map_err(thread)?;
+        let follow = move || follower.run(remote);
+        threads::spawn(ThreadClass::Uplink, "vbus-uplink", follow).map_err(thread)?;
         shared.metrics.joins.add(1);
         Ok(DaemonUplink { shared })
     }

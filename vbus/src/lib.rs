@@ -8,6 +8,7 @@
 //! | [`tree`], [`state`] | the control tree of an administrator, and what of it is kept |
 //! | [`memory`], [`signal`], [`ring`] | shared memory, who is awake, slots that go round |
 //! | [`abi`] | layouts and numbers that both sides share |
+//! | [`threads`] | all threads, and how they are confined |
 //! | [`server`], [`wire`], [`eventfd`] | the verbs for other processes, over a Unix socket |
 //! | [`client`] | the other end of that socket, with a tutorial |
 //!
@@ -37,6 +38,7 @@ pub mod signal;
 pub mod state;
 #[cfg(any(test, feature = "test-utils"))]
 pub mod test_utils;
+pub mod threads;
 pub mod tree;
 pub mod verbs;
 pub mod wire;

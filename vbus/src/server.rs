@@ -37,6 +37,7 @@ mod space;
 
 pub use listener::{BindError, Listener};
 
+use crate::threads::{self, ThreadClass};
 use accept::Clients;
 use post::Poster;
 
@@ -171,13 +172,13 @@ impl Listening {
             probe: Poster::new().ok(),
         });
         let (their_shared, their_listener) = (Arc::clone(&shared), Arc::clone(&listener));
-        let accept = std::thread::Builder::new()
-            .name("vbus-accept".to_owned())
-            .spawn(move || accept::run(&their_shared, &their_listener))
-            .map_err(|source| ServerError::Start {
+        let serve = move || accept::run(&their_shared, &their_listener);
+        let accept = threads::spawn(ThreadClass::Bus, "vbus-accept", serve).map_err(|source| {
+            ServerError::Start {
                 what: "start a thread",
                 source,
-            })?;
+            }
+        })?;
         Ok(Server {
             shared,
             accept: Some(accept),

@@ -29,6 +29,7 @@ use super::pressure::{Cgroup, PressureError, StallTrigger};
 use super::{Order, Outcome, Policy};
 use crate::reclaim::ram::PAGE_BYTES;
 use crate::reclaim::reclaimer::ReclaimError;
+use vbus::threads::{self, ThreadClass};
 
 const PAGE_LEN: u64 = PAGE_BYTES as u64;
 
@@ -266,9 +267,8 @@ impl GovernorThread {
         };
         let triggers = [of_cgroup, of_host].into_iter().filter_map(Result::ok);
         let triggers = triggers.flatten().collect();
-        let thread = std::thread::Builder::new()
-            .name("governor".into())
-            .spawn(move || host.govern(triggers))?;
+        let govern = move || host.govern(triggers);
+        let thread = threads::spawn(ThreadClass::Governor, "governor", govern)?;
         Ok(GovernorThread {
             shared,
             thread: Some(thread),

@@ -5,6 +5,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
 
 use super::connection::Connection;
+use crate::threads::{self, ThreadClass};
 
 #[derive(Debug)]
 enum Job {
@@ -37,10 +38,10 @@ impl Housekeeper {
     /// The host has no thread left: happens at start or not at all.
     pub fn start() -> Self {
         let (sender, receiver) = channel();
-        let thread = thread::Builder::new()
-            .name("vbus-housekeeper".into())
-            .spawn(move || serve(&receiver))
-            .expect("no thread for the bus's housekeeping");
+        let thread = threads::spawn(ThreadClass::Bus, "vbus-housekeeper", move || {
+            serve(&receiver)
+        })
+        .expect("no thread for the bus's housekeeping");
         Housekeeper {
             jobs: Jobs(sender),
             thread: Some(thread),

@@ -19,6 +19,7 @@ use super::peer::PeerProcess;
 use super::session::Session;
 use crate::abi::wire::{Answer, kind};
 use crate::eventfd;
+use crate::threads::{self, ThreadClass};
 use crate::wire::{Socket, frame};
 
 /// How long nobody is accepted when the host is out of descriptors or memory.
@@ -151,16 +152,15 @@ fn admit(shared: &Arc<Shared>, fd: OwnedFd) -> Result<(), Errno> {
     clients.next_id += 1;
     let their_shared = Arc::clone(shared);
     // The lock is held until the thread is known, so it cannot be gone before.
-    let thread = std::thread::Builder::new()
-        .name(format!("vbus-{pid}"))
-        .spawn(move || {
-            let _farewell = Farewell {
-                shared: their_shared,
-                id,
-            };
-            session.run();
-        })
-        .map_err(|_| Errno::AGAIN)?;
+    let serve = move || {
+        let _farewell = Farewell {
+            shared: their_shared,
+            id,
+        };
+        session.run();
+    };
+    let thread =
+        threads::spawn(ThreadClass::Bus, format!("vbus-{pid}"), serve).map_err(|_| Errno::AGAIN)?;
     clients.live.insert(id, LiveClient { uid, thread });
     shared.counters.accepted.fetch_add(1, Relaxed);
     Ok(())
