@@ -15,7 +15,7 @@ use std::str::FromStr;
 pub use args::{
     BenchArgs, BenchCase, BenchCommand, CheckArgs, Cli, Command, GuestBench, GuestBenchArgs,
     HostArgs, InstructionsArgs, LogLevel, MemmapArgs, PsArgs, ReclaimArgs, ReportArgs, RunArgs,
-    Shell, StatArgs, TargetArgs, VbusArgs, VbusCommand,
+    SandboxMode, Shell, StatArgs, TargetArgs, VbusArgs, VbusCommand,
 };
 use ipnet::Ipv4Net;
 use keys::{Key, Keys, KeysError};
@@ -204,6 +204,7 @@ fn apply(args: RunArgs, base: VmConfig) -> Result<VmConfig, CliError> {
         exec: args.exec.or(base.exec),
         metrics: args.metrics.or(base.metrics),
         force: args.force || base.force,
+        sandbox: args.sandbox.map_or(base.sandbox, Into::into),
     })
 }
 

@@ -19,6 +19,7 @@ pub use swap::{SwapConfig, SwapError};
 pub use venet::{BusNameError, VenetBackend, VenetConfig, VenetError, VenetTable};
 
 use crate::mac::MacAddr;
+use crate::sandbox::Mode;
 use crate::size::{self, Size};
 
 /// Most vCPUs of one VM.
@@ -85,6 +86,8 @@ pub struct VmConfig {
     pub metrics: Option<PathBuf>,
     /// Run even where KVM interprets guest kernel mode.
     pub force: bool,
+    /// Whether the VM's process is confined.
+    pub sandbox: Mode,
 }
 
 /// A memory balloon.
@@ -118,6 +121,7 @@ impl Default for VmConfig {
             exec: None,
             metrics: None,
             force: false,
+            sandbox: Mode::default(),
         }
     }
 }

@@ -27,7 +27,15 @@ static SAVED: Mutex<Option<Termios>> = Mutex::new(None);
 /// Puts the terminal back as it was before [`RawTerminal::new`]; harmless without one. Safe to call
 /// from a panic hook.
 pub fn restore_terminal() {
-    let saved = SAVED.lock().take();
+    restore(SAVED.lock().take());
+}
+
+/// The same in a signal handler, which must not wait for whoever was interrupted.
+pub fn restore_terminal_if_possible() {
+    restore(SAVED.try_lock().and_then(|mut saved| saved.take()));
+}
+
+fn restore(saved: Option<Termios>) {
     if let Some(saved) = saved
         && let Err(error) = tcsetattr(io::stdin(), OptionalActions::Now, &saved)
     {

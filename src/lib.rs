@@ -48,6 +48,7 @@ pub mod preflight;
 pub mod reclaim;
 pub mod report;
 pub mod resources;
+pub mod sandbox;
 pub mod size;
 pub mod uplink;
 pub mod vbus_cli;

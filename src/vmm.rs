@@ -10,6 +10,8 @@ use std::time::Instant;
 
 use alacrity_devices::error;
 use ipnet::Ipv4Net;
+use rustix::thread::CapabilitySet;
+use vbus::threads::ThreadClass;
 
 use crate::boot::{self, BootError, Initrd, KernelImage};
 use crate::builder::{BuildError, Machine, SerialOutputs};
@@ -26,6 +28,7 @@ use crate::preflight::{self, PreflightError};
 use crate::reclaim::policy::governor::GovernorThread;
 use crate::reclaim::reclaimer::OnFailure;
 use crate::resources::{HostResources, ResourceError};
+use crate::sandbox::{self, Paths, SandboxError};
 
 /// Our part of the kernel command line: serial console, no chatter (a byte on it costs a VM exit),
 /// a panic ends the VM instead of hanging it, and only the two serial ports that exist are probed.
@@ -74,6 +77,9 @@ pub enum RunError {
     /// The guest crashed before its command had ended.
     #[error("the guest's CPU gave up (triple fault) before the --exec command had ended")]
     TripleFault,
+    /// The program cannot be confined.
+    #[error("--sandbox")]
+    Sandbox(#[from] SandboxError),
     /// The guest ended and never ran its command.
     #[error(
         "the guest ended before it ran its --exec command; does its init come from scripts/guest-image?"
@@ -116,6 +122,7 @@ pub fn run(config: &VmConfig, started: Instant) -> Result<ExitStatus, RunError> 
         .transpose()
         .map_err(BootError::from)?;
 
+    sandbox::start(config.sandbox, &paths(config), CapabilitySet::empty())?;
     let resources = HostResources::open(config)?;
     preflight::kvm(config.force)?;
 
@@ -157,6 +164,7 @@ pub fn run(config: &VmConfig, started: Instant) -> Result<ExitStatus, RunError> 
     let governor = start_governor(config, &machine);
     let control_socket =
         open_control_socket(config, files.kernel, &machine, &control, governor.as_ref());
+    sandbox::enter(ThreadClass::Main);
     let ended = main_loop.run();
     control.end(End::Escape); // if the loop failed, the vCPUs stop all the same
     machine.end();
@@ -192,6 +200,26 @@ pub fn run(config: &VmConfig, started: Instant) -> Result<ExitStatus, RunError> 
         (None, None) => Command::NotStarted,
     };
     status(end, signal, command)
+}
+
+/// The files that are used by name while the VM runs, and when it ends.
+fn paths(config: &VmConfig) -> Paths {
+    let metrics = config.metrics.as_deref().map(|path| match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir.to_owned(),
+        _ => PathBuf::from("."),
+    });
+    // Rules are for what is there; who opens the socket tells of a place that cannot be made.
+    let sockets = Place::default_one()
+        .ok()
+        .filter(|place| place.make().is_ok());
+    Paths {
+        // Counters of our own memory, and what the governor looks at.
+        read: vec!["/proc".into(), "/sys/fs/cgroup".into()],
+        write: metrics
+            .into_iter()
+            .chain(sockets.map(|place| place.dir().to_owned()))
+            .collect(),
+    }
 }
 
 fn write_metrics(config: &VmConfig, machine: &Machine, control: &Control) -> Result<(), RunError> {

@@ -445,6 +445,21 @@ pub struct RunArgs {
     /// Run even where KVM interprets guest kernel mode, a thousand times slower.
     #[arg(long)]
     pub force: bool,
+    /// Confine each thread to the system calls and files that it needs, and give up privileges, before
+    /// the guest runs [default: off].
+    #[arg(long, value_enum, value_name = "MODE")]
+    pub sandbox: Option<SandboxMode>,
+}
+
+/// What happens to what a sandbox forbids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum SandboxMode {
+    /// There is no sandbox.
+    Off,
+    /// It is done, and noted in the kernel's log (`dmesg`, or that of auditd); files and privileges stay.
+    Log,
+    /// The program ends with a message and status 4.
+    On,
 }
 
 /// Flags of `alacrity check`.

@@ -2,6 +2,7 @@ use clap::{CommandFactory, Parser};
 
 use super::*;
 use crate::config::{NetBackend, VenetBackend};
+use crate::sandbox::Mode;
 
 fn config(args: &[&str]) -> Result<VmConfig, CliError> {
     let all = ["alacrity", "run"].iter().chain(args);
@@ -60,6 +61,8 @@ fn every_flag_lands_in_its_field() {
         "--metrics",
         "m",
         "--force",
+        "--sandbox",
+        "log",
     ])
     .unwrap();
 
@@ -98,6 +101,7 @@ fn every_flag_lands_in_its_field() {
     assert_eq!(config.exec.as_deref(), Some("true"));
     assert_eq!(config.metrics, Some("m".into()));
     assert!(config.force);
+    assert_eq!(config.sandbox, Mode::Log);
 }
 
 #[test]

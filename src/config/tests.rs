@@ -326,6 +326,7 @@ fn toml_fills_every_field_and_round_trips() {
         exec = "true"
         metrics = "m.json"
         force = true
+        sandbox = "log"
         [balloon]
         target = "64M"
         [[disk]]

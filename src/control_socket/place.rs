@@ -58,6 +58,11 @@ impl Place {
         Place { dir }
     }
 
+    /// Where it is.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// Makes the directory and the one above, for us alone.
     ///
     /// # Errors

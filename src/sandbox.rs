@@ -1,0 +1,156 @@
+//! What a program gives up once it has what it needs, so that whoever takes over one of its threads gets
+//! little further: defence in depth behind code that a guest should not break in the first place.
+//!
+//! | layer | what is left | where |
+//! |---|---|---|
+//! | system calls | what the thread's class needs (seccomp) | [`syscalls`], [`filter`] |
+//! | files | those that stay in use (Landlock) | [`files`] |
+//! | privileges | no capability, no way to get one | [`give_up_privileges`] |
+//!
+//! Each thread confines itself at its start, before anything else ([`vbus::threads`]); the main thread when
+//! all is set up. So what is opened, made and mapped in between needs no exception.
+//!
+//! A refused system call ends the program with a message and [`ExitStatus::HostError`]; see [`violation`].
+
+pub mod files;
+pub mod filter;
+pub mod syscalls;
+pub mod violation;
+
+use std::io;
+
+use landlock::RulesetCreated;
+use rustix::io::Errno;
+use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities, set_no_new_privs};
+use seccompiler::apply_filter;
+use serde::{Deserialize, Serialize};
+use vbus::threads::{self, ThreadClass};
+
+use crate::cli::SandboxMode;
+use crate::exit::ExitStatus;
+pub use files::Paths;
+
+/// Whether a program is confined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// No.
+    #[default]
+    Off,
+    /// What would be refused is in the kernel's log; nothing is.
+    Log,
+    /// Yes.
+    On,
+}
+
+impl From<SandboxMode> for Mode {
+    fn from(mode: SandboxMode) -> Self {
+        match mode {
+            SandboxMode::Off => Mode::Off,
+            SandboxMode::Log => Mode::Log,
+            SandboxMode::On => Mode::On,
+        }
+    }
+}
+
+/// Why a program is not confined.
+#[derive(Debug, thiserror::Error)]
+pub enum SandboxError {
+    /// No file rules.
+    #[error("cannot make rules for files")]
+    Files {
+        /// What the kernel said.
+        #[from]
+        source: landlock::RulesetError,
+    },
+    /// No handler or thread.
+    #[error("cannot set up")]
+    Host {
+        /// What the kernel said.
+        #[from]
+        source: io::Error,
+    },
+    /// No filter.
+    #[error("cannot filter the system calls of {class} threads")]
+    Filter {
+        /// Of which threads.
+        class: ThreadClass,
+        /// What the kernel said.
+        source: seccompiler::Error,
+    },
+    /// Capabilities stay.
+    #[error("cannot give up capabilities")]
+    Privileges {
+        /// What the kernel said.
+        source: Errno,
+    },
+}
+
+/// Confines each thread that is started from now on, all but `keep` of capabilities and `paths` of files.
+/// The calling thread goes on as it is until [`enter`].
+///
+/// # Errors
+/// [`SandboxError`]; then nothing is confined.
+pub fn start(mode: Mode, paths: &Paths, keep: CapabilitySet) -> Result<(), SandboxError> {
+    if mode == Mode::Off {
+        return Ok(());
+    }
+    // Landlock has no mode that only tells.
+    let rules = match mode {
+        Mode::On => Some(paths.rules()?),
+        Mode::Off | Mode::Log => None,
+    };
+    violation::handle()?;
+    let entry = move |class| {
+        if let Err(error) = confine_thread(class, mode, rules.as_ref(), keep) {
+            // A thread that is not confined must not run, and nobody waits for an answer here.
+            tracing::error!("sandbox: {}", alacrity_devices::error::chain(&error));
+            std::process::exit(ExitStatus::HostError.code().into());
+        }
+    };
+    threads::confine(Box::new(entry))?;
+    Ok(())
+}
+
+/// Confines the calling thread, if [`start`] was called.
+pub fn enter(class: ThreadClass) {
+    threads::enter(class);
+}
+
+fn confine_thread(
+    class: ThreadClass,
+    mode: Mode,
+    rules: Option<&RulesetCreated>,
+    keep: CapabilitySet,
+) -> Result<(), SandboxError> {
+    violation::set_class(class);
+    // The others are children of the factory, and have its rules and privileges.
+    if matches!(class, ThreadClass::Factory | ThreadClass::Main) {
+        set_no_new_privs(true).map_err(|source| SandboxError::Privileges { source })?;
+        if mode == Mode::On {
+            give_up_privileges(keep).map_err(|source| SandboxError::Privileges { source })?;
+        }
+        if let Some(rules) = rules {
+            rules.try_clone()?.restrict_self()?;
+        }
+    }
+    let source = match filter::of(class, mode) {
+        Ok(program) => apply_filter(&program),
+        Err(source) => Err(source.into()),
+    };
+    source.map_err(|source| SandboxError::Filter { class, source })
+}
+
+/// Leaves the calling thread no capability but those of `keep` that it has.
+fn give_up_privileges(keep: CapabilitySet) -> Result<(), Errno> {
+    let has = rustix::thread::capabilities(None)?;
+    let left = has.permitted & keep;
+    set_capabilities(
+        None,
+        CapabilitySets {
+            effective: left,
+            permitted: left,
+            inheritable: CapabilitySet::empty(),
+        },
+    )
+}

@@ -1,0 +1,261 @@
+//! What a confined VM still does, and what its threads cannot do any more.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "tests fail by panicking"
+)]
+
+mod common;
+
+use std::fs::{self, File};
+use std::os::unix::process::{ExitStatusExt, parent_id};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::thread;
+
+use alacrity::sandbox::{self, Mode, Paths};
+use common::assert_says;
+use common::guest::Vm;
+use common::hints::{CHECK_FILES, MAKE_FILES, MIB, take};
+use common::host::Host;
+use rustix::net::{AddressFamily, SocketType, socket};
+use rustix::process::Signal;
+use rustix::thread::CapabilitySet;
+use vbus::threads::{self, ThreadClass};
+
+const CLASSES: [ThreadClass; 9] = [
+    ThreadClass::Main,
+    ThreadClass::Vcpu,
+    ThreadClass::Device,
+    ThreadClass::Pager,
+    ThreadClass::Governor,
+    ThreadClass::Uplink,
+    ThreadClass::Control,
+    ThreadClass::Bus,
+    ThreadClass::State,
+];
+
+type Attempt = (&'static str, fn(&Path));
+
+/// What a thread may try.
+const ATTEMPTS: [Attempt; 6] = [
+    ("socket", |_| {
+        drop(socket(AddressFamily::INET, SocketType::DGRAM, None))
+    }),
+    ("getppid", |_| println!("{}", parent_id())),
+    ("mkdir", |dir| drop(fs::create_dir(dir.join("own")))),
+    ("clone3", |_| thread::spawn(|| {}).join().unwrap()),
+    ("files", |dir| {
+        let outcome = |path: PathBuf| File::open(path).map(drop).map_err(|error| error.kind());
+        println!("other file: {:?}", outcome("/etc/passwd".into()));
+        println!("own file: {:?}", outcome(dir.join("own")));
+        println!(
+            "write: {:?}",
+            fs::write(dir.join("own"), "new").map_err(|error| error.kind())
+        );
+    }),
+    ("status", |_| {
+        print!(
+            "{}",
+            fs::read_to_string("/proc/thread-self/status").unwrap()
+        );
+    }),
+];
+
+/// Has a thread of `class` try `attempt` in a process of its own that is confined so; what came of it.
+fn attempt(host: &Host, mode: &str, class: ThreadClass, attempt: &str) -> Output {
+    let dir = host.file("dir");
+    fs::create_dir_all(&dir).unwrap();
+    fs::write(dir.join("own"), "old").unwrap();
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args([
+            "--exact",
+            "attempt_of_a_thread",
+            "--ignored",
+            "--nocapture",
+            "--test-threads=1",
+        ])
+        .env("ATTEMPT", format!("{mode} {class} {attempt}"))
+        .env("ATTEMPT_DIR", &dir)
+        .output()
+        .unwrap();
+    fs::remove_dir_all(dir).unwrap();
+    output
+}
+
+#[test]
+#[ignore = "the others run it, each in a process of its own"]
+fn attempt_of_a_thread() {
+    let wanted = std::env::var("ATTEMPT").unwrap();
+    let dir = PathBuf::from(std::env::var_os("ATTEMPT_DIR").unwrap());
+    let [mode, class, attempt] = wanted.split(' ').collect::<Vec<_>>()[..] else {
+        panic!("{wanted}");
+    };
+    let mode = match mode {
+        "log" => Mode::Log,
+        _ => Mode::On,
+    };
+    let class = CLASSES.into_iter().find(|known| known.to_string() == class);
+    let (_, run) = ATTEMPTS
+        .into_iter()
+        .find(|(name, _)| *name == attempt)
+        .unwrap();
+    let paths = Paths {
+        read: vec!["/proc".into(), dir.clone()],
+        write: Vec::new(),
+    };
+    sandbox::start(mode, &paths, CapabilitySet::empty()).unwrap();
+    match class.unwrap() {
+        ThreadClass::Main => {
+            sandbox::enter(ThreadClass::Main);
+            run(&dir);
+        }
+        class => {
+            let tried = threads::spawn(class, "attempt", move || run(&dir));
+            tried.unwrap().join().unwrap();
+        }
+    }
+    println!("went on");
+    // The test's own threads are not what this is about.
+    std::process::exit(0);
+}
+
+#[track_caller]
+fn says(output: &Output) -> String {
+    let text = [&output.stdout[..], &output.stderr[..]].concat();
+    String::from_utf8(text).unwrap()
+}
+
+#[test]
+fn system_call_of_no_use_to_a_thread_ends_the_program_with_its_name() {
+    let Some(host) = Host::ready() else { return };
+    for class in CLASSES {
+        for (call, _) in &ATTEMPTS[..3] {
+            let is_allowed = match *call {
+                "socket" => class == ThreadClass::Bus,
+                "mkdir" => matches!(
+                    class,
+                    ThreadClass::Main | ThreadClass::Bus | ThreadClass::State
+                ),
+                _ => false,
+            };
+            let output = attempt(&host, "on", class, call);
+            let text = says(&output);
+            let refusal = format!("a thread of class `{class}` made the system call `{call}`");
+            assert_eq!(
+                output.status.code(),
+                Some(if is_allowed { 0 } else { 4 }),
+                "{class} {call} {text}"
+            );
+            assert_eq!(
+                text.contains(&refusal),
+                !is_allowed,
+                "{class} {call} {text}"
+            );
+        }
+    }
+}
+
+#[test]
+fn thread_makes_no_threads() {
+    let Some(host) = Host::ready() else { return };
+    for class in CLASSES {
+        let output = attempt(&host, "on", class, "clone3");
+        // The C library blocks all signals meanwhile, so the kernel ends the process at once.
+        let signal = Signal::SYS.as_raw();
+        assert_eq!(
+            output.status.signal(),
+            Some(signal),
+            "{class} {}",
+            says(&output)
+        );
+    }
+}
+
+#[test]
+fn mode_log_lets_it_happen() {
+    let Some(host) = Host::ready() else { return };
+    for class in [ThreadClass::Vcpu, ThreadClass::Main] {
+        let output = attempt(&host, "log", class, "socket");
+        assert_eq!(output.status.code(), Some(0), "{}", says(&output));
+        assert_says(&says(&output), &["went on"]);
+    }
+}
+
+#[test]
+fn files_that_were_not_named_cannot_be_opened() {
+    let Some(host) = Host::ready() else { return };
+    for class in [ThreadClass::Main, ThreadClass::Control] {
+        let text = says(&attempt(&host, "on", class, "files"));
+        let wanted = [
+            "other file: Err(PermissionDenied)",
+            "own file: Ok(())",
+            "write: Err(PermissionDenied)",
+        ];
+        assert_says(&text, &wanted);
+    }
+}
+
+#[test]
+fn privileges_are_given_up() {
+    let Some(host) = Host::ready() else { return };
+    for class in [ThreadClass::Main, ThreadClass::Control] {
+        let text = says(&attempt(&host, "on", class, "status"));
+        let wanted = [
+            "CapPrm:\t0000000000000000",
+            "CapEff:\t0000000000000000",
+            "NoNewPrivs:\t1",
+            "Seccomp:\t2",
+        ];
+        assert_says(&text, &wanted);
+    }
+}
+
+#[test]
+fn confined_vm_has_all_its_devices() {
+    let Some(host) = Host::ready_for_root() else {
+        return;
+    };
+    let disk = format!("path={},serial=files", host.image("files", 128 << 20));
+    let swap = format!("{},size=256M", host.tmp().display());
+    let metrics = host.file("metrics");
+    let (net, venet) = (host.network(), host.network());
+    let flags = [
+        "--sandbox",
+        "on",
+        "--cpus",
+        "2",
+        "--hints",
+        "--swap",
+        &swap,
+        "--disk",
+        &disk,
+        "--net",
+        &net.flag(""),
+        "--venet",
+        &venet.flag(""),
+        "--metrics",
+        metrics.to_str().unwrap(),
+    ];
+    let mut vm = Vm::new(&host, &flags).start();
+    vm.wait_for_shell();
+
+    vm.shell(MAKE_FILES);
+    for network in [&net, &venet] {
+        vm.shell(&format!("ping -c 2 {}", network.host_ip()));
+    }
+    // Workers end and begin again, in threads that a vCPU asks for.
+    vm.shell(
+        "for i in 1 2 3; do for link in $(ls /sys/class/net | grep -v ^lo); do \
+        ip link set $link down && ip link set $link up || exit 1; done; done",
+    );
+    let taken = take(vm.id(), 64 * MIB);
+    vm.shell(CHECK_FILES);
+    vm.shell("cat /dev/hwrng | head -c 64 >/dev/null");
+    vm.send("poweroff -f\n");
+    vm.wait().assert_status(0);
+
+    assert!(taken.total_bytes() > 0, "{taken:?}");
+    assert!(host.metrics()["reclaim"]["pages"].is_object());
+}
