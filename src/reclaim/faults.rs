@@ -216,7 +216,7 @@ impl Reclaimer {
                 self.metrics.mapped.add(1);
                 self.map_or_wake(page, matches!(state, PageState::Proved(_)))
             }
-            (FaultKind::Missing { .. }, _) => self.is_there(&claim),
+            (FaultKind::Missing { .. }, _) => self.map_filled(&claim),
         }
     }
 
@@ -272,15 +272,16 @@ impl Reclaimer {
         Ok(())
     }
 
-    /// Two accesses to a hole make two faults, and the first one fills it.
-    fn is_there(&self, claim: &Claim<'_, Waker>) -> io::Result<()> {
-        let page = claim.page();
-        match self.ram.first_in_memory(page..page + 1)? {
-            Some(_) => Ok(self.userfault.wake(page)?),
-            None => Err(io::Error::other(format!(
-                "not in memory, but {:?}",
-                claim.state()
-            ))),
+    /// Two accesses to a hole make two faults, and the first one fills it, but need not have mapped it.
+    /// Whether it is there is a question to the mapping only: a page that was allocated and not touched
+    /// since is a hole to `SEEK_DATA`.
+    fn map_filled(&self, claim: &Claim<'_, Waker>) -> io::Result<()> {
+        let state = claim.state();
+        match self.map_or_wake(claim.page(), matches!(state, PageState::Proved(_))) {
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::FAULT) => {
+                Err(io::Error::other(format!("not in memory, but {state:?}")))
+            }
+            result => result,
         }
     }
 

@@ -1,6 +1,7 @@
 //! What the guest gives away, while everything else goes on.
 
 use std::os::unix::fs::MetadataExt;
+use std::sync::mpsc;
 
 use alacrity_devices::hints::{Keeper, NotRam};
 use proptest::prelude::*;
@@ -8,6 +9,7 @@ use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 
 use super::*;
 use crate::reclaim::release::{GuestMemory, HintedDisk};
+use crate::reclaim::userfault::{Fault, FaultKind};
 
 const DISK: HintedDisk = HintedDisk {
     serial: *b"root\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0",
@@ -283,6 +285,24 @@ proptest! {
     fn guest_sees_plain_memory_that_it_gives_away(acts in acts()) {
         check(&acts);
     }
+}
+
+#[test]
+fn page_that_was_allocated_and_not_touched_is_there() {
+    let Some(setup) = Setup::new() else { return };
+    setup.swap_out(); // everything is watched
+    let reclaimer = &setup.reclaimer;
+    reclaimer.ram.fill_with_zeros(5..6).unwrap();
+    let claim = reclaimer.words.claim(5, |state| state == PageState::Hole);
+    claim.unwrap().release(PageState::Resident);
+
+    // Of an access that came before.
+    let kind = FaultKind::Missing { is_write: true };
+    reclaimer.serve_or_queue(Fault { page: 5, kind }, &mpsc::channel().0);
+
+    assert_eq!(*setup.failures.lock(), Vec::<String>::new());
+    setup.write(5, 9);
+    assert_eq!(setup.read(5), 9);
 }
 
 #[test]

@@ -96,7 +96,10 @@ impl World {
             Arc::clone(&kernel) as Arc<dyn Accesses>,
             disks,
             Some(swap),
-            Box::new(move |_| lost.lose()),
+            Box::new(move |why| {
+                assert!(mood.deadly > 0, "a VM ended: {why}");
+                lost.lose();
+            }),
         );
         let reclaimer = Arc::new(reclaimer.unwrap());
         let watch = |(sectors, disk)| (sectors, DiskWatch::new(Arc::clone(&reclaimer), disk));

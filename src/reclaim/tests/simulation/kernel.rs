@@ -25,6 +25,15 @@ struct Page {
     frame: u64,
     is_mapped: bool,
     is_protected: bool,
+    /// Allocated in advance, and neither mapped nor written to since: it has memory, but whoever seeks
+    /// data finds a hole.
+    is_blank: bool,
+}
+
+impl Page {
+    fn is_data(&self) -> bool {
+        self.bytes.is_some() && !self.is_blank
+    }
 }
 
 #[derive(Debug)]
@@ -223,6 +232,10 @@ impl Kernel {
         self.state().pages[index(page)].bytes.is_none()
     }
 
+    fn is_data(&self, page: u64) -> bool {
+        self.state().pages[index(page)].is_data()
+    }
+
     pub fn is_protected(&self, page: u64) -> bool {
         self.state().pages[index(page)].is_protected
     }
@@ -247,7 +260,7 @@ impl State {
             Some(_) if is_watched && !found.is_mapped => Some(FaultKind::Unmapped),
             Some(_) if is_watched && is_write && found.is_protected => Some(FaultKind::Protected),
             Some(_) => {
-                found.is_mapped = true;
+                (found.is_mapped, found.is_blank) = (true, false);
                 None
             }
         }
@@ -269,6 +282,7 @@ impl State {
         let found = &mut self.pages[index(page)];
         found.bytes = Some(bytes);
         found.frame = self.num_frames;
+        found.is_blank = false;
     }
 
     fn wake(&mut self, page: u64) {
@@ -352,6 +366,7 @@ impl Accesses for Kernel {
                 };
             }
             (found.is_mapped, found.is_protected) = (true, protect);
+            found.is_blank = false;
             state.wake(page);
         }
         self.notify();
@@ -408,7 +423,9 @@ impl PageFile for RamFile {
             take_turns();
             let from: &PageBytes = from.try_into().unwrap();
             let mut state = self.0.state();
-            match &mut state.pages[index(page)].bytes {
+            let found = &mut state.pages[index(page)];
+            found.is_blank = false;
+            match &mut found.bytes {
                 Some(to) => **to = *from,
                 None => state.give(page, Box::new(*from)),
             }
@@ -449,6 +466,7 @@ impl PageFile for RamFile {
             let mut state = self.0.state();
             if state.pages[index(page)].bytes.is_none() {
                 state.give(page, Box::new([0; PAGE_BYTES]));
+                state.pages[index(page)].is_blank = true;
             }
         }
         Ok(())
@@ -456,13 +474,13 @@ impl PageFile for RamFile {
 
     fn data_from(&self, offset: u64) -> io::Result<Option<u64>> {
         take_turns();
-        let page = (offset / PAGE_LEN..RAM_PAGES).find(|page| !self.0.is_hole(*page));
+        let page = (offset / PAGE_LEN..RAM_PAGES).find(|page| self.0.is_data(*page));
         Ok(page.map(|page| page * PAGE_LEN))
     }
 
     fn hole_from(&self, offset: u64) -> io::Result<u64> {
         take_turns();
-        let page = (offset / PAGE_LEN..RAM_PAGES).find(|page| self.0.is_hole(*page));
+        let page = (offset / PAGE_LEN..RAM_PAGES).find(|page| !self.0.is_data(*page));
         Ok(page.unwrap_or(RAM_PAGES) * PAGE_LEN)
     }
 }
