@@ -26,7 +26,7 @@ fn prelude(host_ip: &str, port: u16) -> String {
          compare() {{ timeout 60 nc $host {port} </tmp/out >/tmp/in; cmp /tmp/out /tmp/in ||\n\
          {{ echo \"differs: $1\"; ethtool -S eth0; exit 1; }}; }}\n\
          counter() {{ ethtool -S eth0 | sed -n \"s/^ *$1: //p\"; }}\n\
-         fail() {{ echo \"failed: $1\"; exit 1; }}\n"
+         fail() {{ echo \"failed: $1\"; ethtool -S eth0; cat /proc/net/dev; exit 1; }}\n"
     )
 }
 
@@ -166,7 +166,7 @@ fn statistics_count_what_happened() {
         ping -q -c 10 -s 100 $host || fail ping
         [ $(counter rx_copied) -ge 10 ] || fail copied
         for name in tx_errors tx_dropped rx_errors rx_dropped; do
-            [ $(value $name) = 0 ] || fail $name
+            [ $(value $name) = 0 ] || fail \"$(value $name) $name\"
         done";
 
     boot(&host, &host.network(), "", script);
