@@ -48,7 +48,7 @@ use std::path::{Path, PathBuf};
 use self::interrupt::Interrupt;
 use self::notes::Notes;
 use self::peer::{Images, Peer};
-use self::plan::{Step, Wishes};
+use self::plan::{Step, Sweep, Wishes};
 use self::record::Recorder;
 use self::require::{Needs, ThisHost};
 use self::run::Run;
@@ -67,7 +67,7 @@ const REST: &str = "not measured: ring, call, frames and reclaim, which need no 
 const ROUNDS: u16 = 3;
 /// Seconds of a measurement without `--seconds`.
 const SECONDS: u16 = 4;
-/// Cases that `--cases` takes.
+/// Cases that `--cases` takes, besides the sweeps.
 const CASES: [&str; 6] = ["rr", "out", "in", "udp-out", "udp-in", "load"];
 /// Peers without `--peers`.
 const PEERS: [Peer; 4] = [Peer::Virtio, Peer::Qemu, Peer::QemuVhost, Peer::Bridge];
@@ -181,16 +181,25 @@ impl Options {
                 .collect::<Result<_, _>>()?,
             None => PEERS.to_vec(),
         };
-        if let Some(name) = args
-            .cases
-            .iter()
-            .find(|case| !CASES.contains(&case.as_str()))
-        {
-            return Err(GuestsError::Name {
-                what: "case",
-                name: name.clone(),
-                choices: CASES.to_vec(),
-            });
+        let (mut cases, mut sweeps) = (Vec::new(), Vec::new());
+        for name in &args.cases {
+            let sweep = Sweep::ALL.into_iter().find(|sweep| sweep.name() == name);
+            match sweep {
+                Some(sweep) => sweeps.push(sweep),
+                None if CASES.contains(&name.as_str()) => cases.push(name.clone()),
+                None => {
+                    let sweeps = Sweep::ALL.map(Sweep::name);
+                    return Err(GuestsError::Name {
+                        what: "case",
+                        name: name.clone(),
+                        choices: [&CASES[..], &sweeps[..]].concat(),
+                    });
+                }
+            }
+        }
+        let has_cases = !cases.is_empty() || sweeps.is_empty();
+        if args.sweeps {
+            sweeps = Sweep::ALL.to_vec();
         }
         let (rounds, seconds) = match args.quick {
             true => (1, 1),
@@ -202,10 +211,11 @@ impl Options {
                 rounds: args.rounds.unwrap_or(rounds).into(),
                 peers,
                 has_control: !args.quick,
-                has_sweeps: args.sweeps,
+                has_cases,
+                sweeps,
             },
             seconds: args.seconds.unwrap_or(seconds).into(),
-            cases: args.cases.clone(),
+            cases,
             directory: args.report.clone().unwrap_or_else(|| DIRECTORY.into()),
             traffic: images.kernel.with_file_name("traffic"),
             images,

@@ -34,8 +34,9 @@ EXAMPLES:
     sudo alacrity bench all --report target/bench
   Only latency against vhost-net, five rounds of ten seconds:
     sudo alacrity bench net --cases rr --peers qemu-vhost --rounds 5 --seconds 10
-  How it scales:
+  How it scales, all of it and by guests only:
     sudo alacrity bench net --sweeps
+    sudo alacrity bench net --cases ports,guests
   Where there is no hardware virtualization:
     scripts/lab --timeout 6000 -- target/release/alacrity bench all
 
@@ -66,7 +67,8 @@ pub struct GuestBenchArgs {
     /// What ours is compared with: virtio, qemu, qemu-vhost, bridge, kvmtool [default: all but kvmtool].
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub peers: Option<Vec<String>>,
-    /// Cases of net: rr, out, in, udp-out, udp-in, load [default: all].
+    /// Cases of net: rr, out, in, udp-out, udp-in, load, and the sweeps sizes, queues, venets, ports, guests
+    /// [default: all but the sweeps].
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub cases: Vec<String>,
     /// Measurements of each case and peer [default: 3].
@@ -78,7 +80,7 @@ pub struct GuestBenchArgs {
     /// One round of one second, without controls; the values mean little.
     #[arg(long)]
     pub quick: bool,
-    /// Also vary the size of what is sent, queues, interfaces of a guest, guests on a switch, and guests.
+    /// With all sweeps: the size of what is sent, queues, interfaces of a guest, guests on a switch, guests.
     #[arg(long)]
     pub sweeps: bool,
     /// Write raw values to FILE [default: net.json and so on in the directory of --report].

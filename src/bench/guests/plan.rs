@@ -41,14 +41,31 @@ pub enum Sweep {
 }
 
 impl Sweep {
-    /// Name of the case.
-    pub fn case(self) -> &'static str {
+    /// All of them.
+    pub const ALL: [Sweep; 5] = [
+        Sweep::Sizes,
+        Sweep::Queues,
+        Sweep::Venets,
+        Sweep::Ports,
+        Sweep::Guests,
+    ];
+
+    /// What `--cases` calls it.
+    pub const fn name(self) -> &'static str {
         match self {
-            Sweep::Sizes => "size-udp-out",
+            Sweep::Sizes => "sizes",
             Sweep::Queues => "queues",
             Sweep::Venets => "venets",
             Sweep::Ports => "ports",
             Sweep::Guests => "guests",
+        }
+    }
+
+    /// Name of the case in raw values.
+    pub fn case(self) -> &'static str {
+        match self {
+            Sweep::Sizes => "size-udp-out",
+            _ => self.name(),
         }
     }
 
@@ -72,14 +89,6 @@ impl Sweep {
     }
 }
 
-const SWEEPS: [Sweep; 5] = [
-    Sweep::Sizes,
-    Sweep::Queues,
-    Sweep::Venets,
-    Sweep::Ports,
-    Sweep::Guests,
-];
-
 /// One boot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Step {
@@ -100,8 +109,10 @@ pub struct Wishes {
     pub peers: Vec<Peer>,
     /// Measure ours once more in each round.
     pub has_control: bool,
-    /// With the points of the sweeps.
-    pub has_sweeps: bool,
+    /// With cases of guests that are no sweeps.
+    pub has_cases: bool,
+    /// Sweeps, all points of each.
+    pub sweeps: Vec<Sweep>,
 }
 
 /// The subjects of `candidates`, ours first, of which those are measured that are ours or wished for.
@@ -133,7 +144,7 @@ fn add_round(steps: &mut Vec<Step>, round: u64, group: Group, subjects: &[Subjec
 /// The steps of `alacrity bench net`.
 pub fn net(wishes: &Wishes) -> Vec<Step> {
     let mut steps = Vec::new();
-    for round in 1..=wishes.rounds {
+    for round in (1..=wishes.rounds).filter(|_| wishes.has_cases) {
         add_round(
             &mut steps,
             round,
@@ -156,8 +167,8 @@ pub fn net(wishes: &Wishes) -> Vec<Step> {
         has_control: false,
         ..wishes.clone()
     };
-    for round in (1..=wishes.rounds).filter(|_| wishes.has_sweeps) {
-        for sweep in SWEEPS {
+    for round in 1..=wishes.rounds {
+        for sweep in wishes.sweeps.iter().copied() {
             if sweep == Sweep::Ports && !wishes.peers.contains(&Peer::Bridge) {
                 continue;
             }
@@ -256,7 +267,8 @@ mod tests {
             rounds,
             peers: peers.to_vec(),
             has_control: false,
-            has_sweeps: false,
+            has_cases: true,
+            sweeps: Vec::new(),
         }
     }
 
@@ -327,7 +339,7 @@ mod tests {
     fn sweeps_have_all_their_points_and_no_control() {
         let wishes = Wishes {
             has_control: true,
-            has_sweeps: true,
+            sweeps: Sweep::ALL.to_vec(),
             ..wishes(1, &[Peer::Qemu])
         };
         let steps = net(&wishes);
@@ -340,6 +352,17 @@ mod tests {
         assert_eq!(of(Sweep::Guests), 8);
         assert_eq!(of(Sweep::Ports), 0, "without the bridge");
         assert!(steps.iter().skip(3).all(|step| !step.subject.is_again));
+    }
+
+    #[test]
+    fn sweep_alone_has_nothing_else() {
+        let wishes = Wishes {
+            has_cases: false,
+            sweeps: vec![Sweep::Venets],
+            ..wishes(1, &[Peer::Virtio, Peer::Bridge])
+        };
+
+        assert_eq!(names(&net(&wishes)), ["1venet"; 5]);
     }
 
     #[test]
