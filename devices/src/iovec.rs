@@ -140,12 +140,7 @@ impl GuestIoVecs {
     /// # Errors
     /// That of `readv(2)`.
     pub fn read_from(&self, file: &impl AsRawFd) -> io::Result<usize> {
-        // SAFETY:
-        // - `iovecs` holds at most MAX_SEGMENTS live entries, each inside a mapping that `ram` owns
-        //   and keeps mapped read-write for the whole call (`push` made them from checked slices).
-        // - no Rust reference into those mappings exists anywhere.
-        let n = unsafe { libc::readv(file.as_raw_fd(), self.iovecs.as_ptr(), self.count()) };
-        usize::try_from(n).map_err(|_| io::Error::last_os_error())
+        self.read_behind(0, file)
     }
 
     /// As [`GuestIoVecs::read_from`], into the buffers behind the first `num_skipped` segments.
@@ -156,7 +151,11 @@ impl GuestIoVecs {
         let iovecs = self.iovecs.get(num_skipped..).unwrap_or_default();
         #[expect(clippy::cast_possible_truncation, reason = "at most MAX_SEGMENTS")]
         let count = iovecs.len() as libc::c_int;
-        // SAFETY: as in `read_from`; `iovecs` is a live part of the list.
+        // SAFETY:
+        // - `iovecs` is at most MAX_SEGMENTS live entries, each inside a mapping that `ram` owns and
+        //   keeps mapped read-write for the whole call (`push` made them from checked slices), or
+        //   inside the byte that `read_behind_and_probe` lends for the call.
+        // - no Rust reference into those mappings exists anywhere.
         let n = unsafe { libc::readv(file.as_raw_fd(), iovecs.as_ptr(), count) };
         usize::try_from(n).map_err(|_| io::Error::last_os_error())
     }
@@ -192,7 +191,7 @@ impl GuestIoVecs {
     /// # Errors
     /// That of `writev(2)`.
     pub fn write_to(&self, file: &impl AsRawFd) -> io::Result<usize> {
-        // SAFETY: as in `read_from`.
+        // SAFETY: as in `read_behind`.
         let n = unsafe { libc::writev(file.as_raw_fd(), self.iovecs.as_ptr(), self.count()) };
         usize::try_from(n).map_err(|_| io::Error::last_os_error())
     }
@@ -202,7 +201,7 @@ impl GuestIoVecs {
     /// # Errors
     /// That of `preadv(2)`.
     pub fn read_from_at(&self, file: &impl AsRawFd, offset: u64) -> io::Result<usize> {
-        // SAFETY: as in `read_from`.
+        // SAFETY: as in `read_behind`.
         let n = unsafe {
             libc::preadv64(
                 file.as_raw_fd(),
@@ -219,7 +218,7 @@ impl GuestIoVecs {
     /// # Errors
     /// That of `pwritev(2)`.
     pub fn write_to_at(&self, file: &impl AsRawFd, offset: u64) -> io::Result<usize> {
-        // SAFETY: as in `read_from`.
+        // SAFETY: as in `read_behind`.
         let n = unsafe {
             libc::pwritev64(
                 file.as_raw_fd(),
