@@ -14,7 +14,7 @@
 //!
 //! Nothing here measures anything, and goals change no verdict.
 
-mod catalog;
+pub(super) mod catalog;
 pub mod command;
 pub mod compare;
 pub mod document;

@@ -4,19 +4,16 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use super::record::Value;
-use crate::bench::results::Summary;
+use crate::bench::results::{Better, Summary, catalog};
 
-/// Metrics where more is better; of the others less is.
-const RATES: [&str; 3] = ["mbit", "per_s", "pps"];
-/// Metrics that say how much was done.
-const AMOUNTS: [&str; 4] = ["packets", "bytes", "stuck", "lost"];
 /// Peers that are ours, which others are compared with.
 const OURS: [&str; 3] = ["venet", "switch", "alacrity"];
 
 /// A case and a metric.
 type Row = (String, String);
 
-/// A line for each case and metric: ours first, and the ratios above 1 where ours is better.
+/// A line for each case and metric: ours first, and the ratios above 1 where ours is better. A metric that is
+/// neither good nor bad, such as exits of one reason, has no ratio.
 pub fn text(values: &[Value]) -> String {
     let mut medians: BTreeMap<Row, Vec<(String, Vec<f64>)>> = BTreeMap::new();
     let mut order = Vec::new();
@@ -79,13 +76,14 @@ fn stuck(values: &[Value]) -> BTreeMap<&str, usize> {
 }
 
 fn ratio(name: &str, ours: f64, theirs: f64) -> Option<f64> {
-    if AMOUNTS.contains(&name) || ours <= 0.0 || theirs <= 0.0 {
+    if ours <= 0.0 || theirs <= 0.0 {
         return None;
     }
-    Some(match RATES.contains(&name) {
-        true => ours / theirs,
-        false => theirs / ours,
-    })
+    match catalog::find(name)?.better {
+        Better::More => Some(ours / theirs),
+        Better::Less => Some(theirs / ours),
+        Better::Neither | Better::Unknown => None,
+    }
 }
 
 fn number(value: f64) -> String {
@@ -121,6 +119,8 @@ mod tests {
             value("qemu", "exits_per_1000", 20.0),
             value("qemu", "packets", 9.0),
             value("qemu", "exits.mmio", 0.0),
+            value("venet", "exits.halt", 4.0),
+            value("qemu", "exits.halt", 8.0),
             value("qemu", "stuck", 1.0),
         ]);
 
@@ -134,6 +134,10 @@ mod tests {
         );
         assert_eq!(lines[1][2..], ["venet", "5.0", "qemu", "20.0", "(4.00x)"]);
         assert_eq!(lines[2], ["out", "packets", "qemu", "9.0"]);
-        assert_eq!(lines[3], ["stood", "still:", "qemu", "1"]);
+        assert_eq!(
+            lines[3],
+            ["out", "exits.halt", "venet", "4.0", "qemu", "8.0"]
+        );
+        assert_eq!(lines[4], ["stood", "still:", "qemu", "1"]);
     }
 }
