@@ -5,10 +5,10 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
-/// One value.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// One value. What reads it is in [`load`](crate::bench::results::load), and takes fields that it does not know.
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Value {
     /// What was run.
     pub case: String,
@@ -19,7 +19,7 @@ pub struct Value {
     /// What was measured, with its unit.
     pub name: String,
     /// The point, in a sweep.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub x: Option<f64>,
     /// How much.
     pub value: f64,
