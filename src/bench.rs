@@ -10,6 +10,7 @@ mod frames;
 pub mod guests;
 mod harness;
 pub mod instructions;
+mod ip;
 pub mod over_time;
 mod reclaim;
 mod report;
@@ -25,6 +26,7 @@ use rustix::io::Errno;
 use vbus::client::ClientError;
 use vbus::server::ServerError;
 
+use ip::IpError;
 pub use report::{Comparison, Report, Signals};
 
 /// Why there is no result.
@@ -137,14 +139,9 @@ pub enum BenchError {
         /// Why.
         source: TapError,
     },
-    /// `ip` refused.
-    #[error("`ip {arguments}` failed: {said}")]
-    Ip {
-        /// What it was to do.
-        arguments: String,
-        /// What it said.
-        said: String,
-    },
+    /// `ip` did not do what it was to do.
+    #[error(transparent)]
+    Ip(#[from] IpError),
     /// Nothing can be taken.
     #[error("cannot take memory")]
     Reclaim {

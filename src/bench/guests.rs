@@ -53,6 +53,7 @@ use self::record::Recorder;
 use self::require::{Needs, ThisHost};
 use self::run::Run;
 use self::start::Starter;
+use super::ip::IpError;
 use super::results::command::ReportError;
 use crate::cli::{GuestBench, GuestBenchArgs, ReportArgs};
 use crate::exit::ExitStatus;
@@ -111,14 +112,9 @@ pub enum GuestsError {
         /// What it said.
         said: String,
     },
-    /// `ip` refused.
-    #[error("`ip {arguments}` failed: {said}")]
-    Ip {
-        /// What it was to do.
-        arguments: String,
-        /// What it said.
-        said: String,
-    },
+    /// `ip` did not do what it was to do.
+    #[error(transparent)]
+    Ip(#[from] IpError),
     /// The host refused something.
     #[error("cannot {what}")]
     Io {
@@ -143,7 +139,7 @@ impl GuestsError {
                 ExitStatus::BadInput
             }
             Self::Interrupted { signal } => ExitStatus::Signal(*signal),
-            Self::Daemon { .. } | Self::Ip { .. } | Self::Io { .. } => ExitStatus::HostError,
+            Self::Daemon { .. } | Self::Ip(_) | Self::Io { .. } => ExitStatus::HostError,
             Self::Report { source } => source.status(),
         }
     }

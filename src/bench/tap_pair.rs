@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
-use std::process::Command;
 use std::sync::Arc;
 use std::thread;
 
@@ -12,6 +11,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::BenchError;
 use super::frames::{Stream, ethernet_frame};
+use super::ip::ip;
 
 /// Bytes of the header that each frame of a TAP has in front: `struct virtio_net_hdr_v1`.
 const HEADER_BYTES: usize = 12;
@@ -125,19 +125,4 @@ fn write(mut tap: &File, frame: &[u8]) -> Result<(), BenchError> {
         }
         _ => Ok(()),
     }
-}
-
-/// Runs `ip` with these arguments in the namespace of this thread.
-fn ip(arguments: &str) -> Result<(), BenchError> {
-    let output = Command::new("ip")
-        .args(arguments.split(' '))
-        .output()
-        .map_err(io_error("run `ip`; install iproute2"))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    Err(BenchError::Ip {
-        arguments: arguments.to_owned(),
-        said: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
-    })
 }

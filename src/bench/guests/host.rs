@@ -2,11 +2,10 @@
 //! are. It goes when the last process in it ends, so nothing is left, even if we are killed, and neither
 //! addresses nor firewall rules of the machine are in the way.
 
-use std::process::Command;
-
 use nix::sched::{CloneFlags, unshare};
 
 use super::{GuestsError, io_error};
+use crate::bench::ip::{IpError, ip};
 
 /// Enters a new network namespace, for the rest of the process. Called before there are other threads,
 /// which would stay outside.
@@ -16,25 +15,8 @@ use super::{GuestsError, io_error};
 pub fn enter_namespace() -> Result<(), GuestsError> {
     unshare(CloneFlags::CLONE_NEWNET)
         .map_err(|source| io_error("make a network namespace; run this as root")(source.into()))?;
-    ip("link set lo up")
-}
-
-/// Runs `ip` with these arguments.
-///
-/// # Errors
-/// It is not there or refuses.
-pub fn ip(arguments: &str) -> Result<(), GuestsError> {
-    let output = Command::new("ip")
-        .args(arguments.split(' '))
-        .output()
-        .map_err(io_error("run `ip`; install iproute2"))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    Err(GuestsError::Ip {
-        arguments: arguments.to_owned(),
-        said: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
-    })
+    ip("link set lo up")?;
+    Ok(())
 }
 
 /// An interface or bridge. Dropping it removes it.
@@ -46,7 +28,7 @@ impl Link {
     ///
     /// # Errors
     /// `ip` refuses.
-    pub fn tap(name: &str, queues: u32) -> Result<Self, GuestsError> {
+    pub fn tap(name: &str, queues: u32) -> Result<Self, IpError> {
         let multi_queue = if queues > 1 { " multi_queue" } else { "" };
         ip(&format!("tuntap add {name} mode tap vnet_hdr{multi_queue}"))?;
         let link = Link(name.to_owned());
@@ -58,7 +40,7 @@ impl Link {
     ///
     /// # Errors
     /// `ip` refuses.
-    pub fn bridge(name: &str) -> Result<Self, GuestsError> {
+    pub fn bridge(name: &str) -> Result<Self, IpError> {
         ip(&format!(
             "link add {name} type bridge forward_delay 0 mcast_snooping 0"
         ))?;

@@ -4,7 +4,6 @@ use std::thread;
 use std::time::Duration;
 
 use super::counters::{self, Snapshot};
-use super::host::ip;
 use super::peer::{Peer, Subject};
 use super::plan::{Group, Step, Sweep};
 use super::process::Process;
@@ -14,6 +13,7 @@ use super::script::{self, Datagrams, Facts, Line, Own, Phase, SMALL};
 use super::servers::Servers;
 use super::start::{BOOT_SILENCE, Started, address};
 use super::{GuestsError, io_error};
+use crate::bench::ip::ip;
 
 /// What a guest may be silent for beyond a measurement: it has stood still then.
 const SILENCE: Duration = Duration::from_secs(25);

@@ -7,12 +7,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::counters::Watched;
-use super::host::{Link, ip};
+use super::host::Link;
 use super::interrupt::Interrupt;
 use super::peer::{self, CommandLine, Images, Nic, Peer};
 use super::process::Process;
 use super::script;
 use super::{GuestsError, io_error};
+use crate::bench::ip::ip;
 use crate::exec;
 
 /// How long the daemon may take to start.
