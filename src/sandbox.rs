@@ -86,12 +86,12 @@ pub enum SandboxError {
     },
 }
 
-/// Confines each thread that is started from now on, all but `keep` of capabilities and `paths` of files.
+/// Confines each thread that is started from now on; of files it leaves `paths`, of capabilities none.
 /// The calling thread goes on as it is until [`enter`].
 ///
 /// # Errors
 /// [`SandboxError`]; then nothing is confined.
-pub fn start(mode: Mode, paths: &Paths, keep: CapabilitySet) -> Result<(), SandboxError> {
+pub fn start(mode: Mode, paths: &Paths) -> Result<(), SandboxError> {
     if mode == Mode::Off {
         return Ok(());
     }
@@ -102,7 +102,7 @@ pub fn start(mode: Mode, paths: &Paths, keep: CapabilitySet) -> Result<(), Sandb
     };
     violation::handle()?;
     let entry = move |class| {
-        if let Err(error) = confine_thread(class, mode, rules.as_ref(), keep) {
+        if let Err(error) = confine_thread(class, mode, rules.as_ref()) {
             // A thread that is not confined must not run, and nobody waits for an answer here.
             tracing::error!("sandbox: {}", alacrity_devices::error::chain(&error));
             std::process::exit(ExitStatus::HostError.code().into());
@@ -121,14 +121,13 @@ fn confine_thread(
     class: ThreadClass,
     mode: Mode,
     rules: Option<&RulesetCreated>,
-    keep: CapabilitySet,
 ) -> Result<(), SandboxError> {
     violation::set_class(class);
     // The others are children of the factory, and have its rules and privileges.
     if matches!(class, ThreadClass::Factory | ThreadClass::Main) {
         set_no_new_privs(true).map_err(|source| SandboxError::Privileges { source })?;
         if mode == Mode::On {
-            give_up_privileges(keep).map_err(|source| SandboxError::Privileges { source })?;
+            give_up_privileges().map_err(|source| SandboxError::Privileges { source })?;
         }
         if let Some(rules) = rules {
             rules.try_clone()?.restrict_self()?;
@@ -141,16 +140,15 @@ fn confine_thread(
     source.map_err(|source| SandboxError::Filter { class, source })
 }
 
-/// Leaves the calling thread no capability but those of `keep` that it has.
-fn give_up_privileges(keep: CapabilitySet) -> Result<(), Errno> {
-    let has = rustix::thread::capabilities(None)?;
-    let left = has.permitted & keep;
+/// Leaves the calling thread no capability.
+fn give_up_privileges() -> Result<(), Errno> {
+    let none = CapabilitySet::empty();
     set_capabilities(
         None,
         CapabilitySets {
-            effective: left,
-            permitted: left,
-            inheritable: CapabilitySet::empty(),
+            effective: none,
+            permitted: none,
+            inheritable: none,
         },
     )
 }

@@ -10,7 +10,6 @@ use std::time::Instant;
 
 use alacrity_devices::error;
 use ipnet::Ipv4Net;
-use rustix::thread::CapabilitySet;
 use vbus::threads::ThreadClass;
 
 use crate::boot::{self, BootError, Initrd, KernelImage};
@@ -122,7 +121,7 @@ pub fn run(config: &VmConfig, started: Instant) -> Result<ExitStatus, RunError> 
         .transpose()
         .map_err(BootError::from)?;
 
-    sandbox::start(config.sandbox, &paths(config), CapabilitySet::empty())?;
+    sandbox::start(config.sandbox, &paths(config))?;
     let resources = HostResources::open(config)?;
     preflight::kvm(config.force)?;
 

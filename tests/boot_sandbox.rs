@@ -21,7 +21,6 @@ use common::hints::{CHECK_FILES, MAKE_FILES, MIB, take};
 use common::host::Host;
 use rustix::net::{AddressFamily, SocketType, socket};
 use rustix::process::Signal;
-use rustix::thread::CapabilitySet;
 use vbus::threads::{self, ThreadClass};
 
 const CLASSES: [ThreadClass; 9] = [
@@ -105,7 +104,7 @@ fn attempt_of_a_thread() {
         read: vec!["/proc".into(), dir.clone()],
         write: Vec::new(),
     };
-    sandbox::start(mode, &paths, CapabilitySet::empty()).unwrap();
+    sandbox::start(mode, &paths).unwrap();
     match class.unwrap() {
         ThreadClass::Main => {
             sandbox::enter(ThreadClass::Main);
