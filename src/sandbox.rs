@@ -123,8 +123,8 @@ fn confine_thread(
     rules: Option<&RulesetCreated>,
 ) -> Result<(), SandboxError> {
     violation::set_class(class);
-    // The others are children of the factory, and have its rules and privileges.
-    if matches!(class, ThreadClass::Factory | ThreadClass::Main) {
+    // The others have the rules and privileges of the factory, which made them.
+    if !class.is_made() {
         set_no_new_privs(true).map_err(|source| SandboxError::Privileges { source })?;
         if mode == Mode::On {
             give_up_privileges().map_err(|source| SandboxError::Privileges { source })?;

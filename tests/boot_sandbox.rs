@@ -23,18 +23,6 @@ use rustix::net::{AddressFamily, SocketType, socket};
 use rustix::process::Signal;
 use vbus::threads::{self, ThreadClass};
 
-const CLASSES: [ThreadClass; 9] = [
-    ThreadClass::Main,
-    ThreadClass::Vcpu,
-    ThreadClass::Device,
-    ThreadClass::Pager,
-    ThreadClass::Governor,
-    ThreadClass::Uplink,
-    ThreadClass::Control,
-    ThreadClass::Bus,
-    ThreadClass::State,
-];
-
 type Attempt = (&'static str, fn(&Path));
 
 /// What a thread may try.
@@ -95,7 +83,9 @@ fn attempt_of_a_thread() {
         "log" => Mode::Log,
         _ => Mode::On,
     };
-    let class = CLASSES.into_iter().find(|known| known.to_string() == class);
+    let class = ThreadClass::ALL
+        .into_iter()
+        .find(|known| known.to_string() == class);
     let (_, run) = ATTEMPTS
         .into_iter()
         .find(|(name, _)| *name == attempt)
@@ -120,6 +110,12 @@ fn attempt_of_a_thread() {
     std::process::exit(0);
 }
 
+/// All classes but the factory's, whose thread runs nothing of others.
+fn classes() -> impl Iterator<Item = ThreadClass> {
+    let all = ThreadClass::ALL.into_iter();
+    all.filter(|class| *class != ThreadClass::Factory)
+}
+
 #[track_caller]
 fn says(output: &Output) -> String {
     let text = [&output.stdout[..], &output.stderr[..]].concat();
@@ -129,7 +125,7 @@ fn says(output: &Output) -> String {
 #[test]
 fn system_call_of_no_use_to_a_thread_ends_the_program_with_its_name() {
     let Some(host) = Host::ready() else { return };
-    for class in CLASSES {
+    for class in classes() {
         for (call, _) in &ATTEMPTS[..3] {
             let is_allowed = match *call {
                 "socket" => class == ThreadClass::Bus,
@@ -159,7 +155,7 @@ fn system_call_of_no_use_to_a_thread_ends_the_program_with_its_name() {
 #[test]
 fn thread_makes_no_threads() {
     let Some(host) = Host::ready() else { return };
-    for class in CLASSES {
+    for class in classes() {
         let output = attempt(&host, "on", class, "clone3");
         // The C library blocks all signals meanwhile, so the kernel ends the process at once.
         let signal = Signal::SYS.as_raw();

@@ -251,9 +251,8 @@ pub fn of(class: ThreadClass) -> Vec<&'static [Allowed]> {
         ],
         // Those that it makes inherit what it may do.
         ThreadClass::Factory => {
-            let mut lists: Vec<_> = CONFINED.into_iter().flat_map(of).collect();
-            lists.push(FACTORY);
-            lists
+            let made = ThreadClass::ALL.into_iter().filter(|class| class.is_made());
+            made.flat_map(of).chain([FACTORY]).collect()
         }
         ThreadClass::Vcpu => vec![LIFE, EVENTS, TRANSFERS, SHARED_MEMORY, RECLAIM, VCPU],
         ThreadClass::Device => vec![
@@ -290,15 +289,3 @@ pub fn of(class: ThreadClass) -> Vec<&'static [Allowed]> {
         ThreadClass::State => vec![LIFE, TRANSFERS, FILES, CHANGES_OF_FILES],
     }
 }
-
-/// The classes of threads that the factory makes.
-const CONFINED: [ThreadClass; 8] = [
-    ThreadClass::Vcpu,
-    ThreadClass::Device,
-    ThreadClass::Pager,
-    ThreadClass::Governor,
-    ThreadClass::Uplink,
-    ThreadClass::Control,
-    ThreadClass::Bus,
-    ThreadClass::State,
-];

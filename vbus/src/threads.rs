@@ -40,6 +40,27 @@ pub enum ThreadClass {
     State,
 }
 
+impl ThreadClass {
+    /// All of them.
+    pub const ALL: [Self; 10] = [
+        Self::Main,
+        Self::Factory,
+        Self::Vcpu,
+        Self::Device,
+        Self::Pager,
+        Self::Governor,
+        Self::Uplink,
+        Self::Control,
+        Self::Bus,
+        Self::State,
+    ];
+
+    /// Whether the factory makes such threads, which then inherit what it is confined to.
+    pub fn is_made(self) -> bool {
+        !matches!(self, Self::Main | Self::Factory)
+    }
+}
+
 impl fmt::Display for ThreadClass {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
