@@ -10,7 +10,7 @@ use seccompiler::{
 use vbus::threads::ThreadClass;
 
 use super::Mode;
-use super::syscalls::{self, Allowed};
+use super::syscalls::{self, Condition, Wanted};
 
 /// The filter of threads of `class`.
 ///
@@ -19,16 +19,13 @@ use super::syscalls::{self, Allowed};
 pub fn of(class: ThreadClass, mode: Mode) -> Result<BpfProgram, BackendError> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
     let lists = syscalls::of(class);
-    let all = || lists.iter().copied().flatten().copied();
-    for allowed in all() {
-        let number = i64::from(allowed.call().id());
-        let any = |other: Allowed| other == Allowed::Call(allowed.call());
-        match rule(allowed)? {
-            // The empty list is: whatever the arguments are.
-            _ if all().any(any) => drop(rules.insert(number, Vec::new())),
-            Some(rule) => rules.entry(number).or_default().push(rule),
-            None => {}
-        }
+    for condition in lists.iter().flat_map(|list| list.conditions) {
+        let rules = rules.entry(condition.call.id().into()).or_default();
+        rules.push(rule(condition)?);
+    }
+    // No rules for a call are: whatever its arguments are. That counts where another list has conditions.
+    for call in lists.iter().flat_map(|list| list.calls) {
+        rules.insert(call.id().into(), Vec::new());
     }
     let otherwise = match mode {
         Mode::Log => SeccompAction::Log,
@@ -37,15 +34,13 @@ pub fn of(class: ThreadClass, mode: Mode) -> Result<BpfProgram, BackendError> {
     SeccompFilter::new(rules, otherwise, SeccompAction::Allow, TargetArch::x86_64)?.try_into()
 }
 
-fn rule(allowed: Allowed) -> Result<Option<SeccompRule>, BackendError> {
-    let (arg, mask, value) = match allowed {
-        Allowed::Call(_) => return Ok(None),
-        Allowed::OwnProcess(_) => (0, u32::MAX, process::id()),
-        Allowed::If {
-            arg, mask, value, ..
-        } => (arg, mask, value),
+fn rule(condition: &Condition) -> Result<SeccompRule, BackendError> {
+    let value = match condition.wanted {
+        Wanted::Value(value) => value,
+        Wanted::OwnProcess => process::id(),
     };
-    let is_masked = SeccompCmpOp::MaskedEq(mask.into());
-    let condition = SeccompCondition::new(arg, SeccompCmpArgLen::Dword, is_masked, value.into())?;
-    SeccompRule::new(vec![condition]).map(Some)
+    let is_masked = SeccompCmpOp::MaskedEq(condition.mask.into());
+    let length = SeccompCmpArgLen::Dword;
+    let condition = SeccompCondition::new(condition.arg, length, is_masked, value.into())?;
+    SeccompRule::new(vec![condition])
 }

@@ -9,236 +9,268 @@ use libc::{AF_INET, AF_UNIX, PR_SET_NAME, PR_SET_NO_NEW_PRIVS, PROT_EXEC};
 use syscalls::Sysno;
 use vbus::threads::ThreadClass;
 
-/// A system call that is allowed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Allowed {
-    /// With any arguments.
-    Call(Sysno),
-    /// If the first argument is our own process.
-    OwnProcess(Sysno),
-    /// If argument `arg` (from 0), of 32 bits, is `value` in the bits of `mask`.
-    If {
-        /// The call.
-        call: Sysno,
-        /// Which argument.
-        arg: u8,
-        /// What of it counts.
-        mask: u32,
-        /// What it must be.
-        value: u32,
-    },
+/// System calls that go together.
+#[derive(Debug, Clone, Copy)]
+pub struct List {
+    /// Those that are allowed with any arguments.
+    pub calls: &'static [Sysno],
+    /// Those that are allowed with some.
+    pub conditions: &'static [Condition],
 }
 
-impl Allowed {
+/// A system call that is allowed if argument `arg` (from 0), of 32 bits, is right in the bits of `mask`.
+#[derive(Debug, Clone, Copy)]
+pub struct Condition {
     /// The call.
-    pub fn call(self) -> Sysno {
-        match self {
-            Allowed::Call(call) | Allowed::OwnProcess(call) | Allowed::If { call, .. } => call,
-        }
-    }
+    pub call: Sysno,
+    /// Which argument.
+    pub arg: u8,
+    /// What of it counts.
+    pub mask: u32,
+    /// What it must be.
+    pub wanted: Wanted,
 }
 
-const fn with(call: Sysno, arg: u8, mask: u32, value: u32) -> Allowed {
-    Allowed::If {
+/// What an argument must be.
+#[derive(Debug, Clone, Copy)]
+pub enum Wanted {
+    /// This.
+    Value(u32),
+    /// Our own process.
+    OwnProcess,
+}
+
+const fn with(call: Sysno, arg: u8, mask: u32, value: u32) -> Condition {
+    Condition {
         call,
         arg,
         mask,
-        value,
+        wanted: Wanted::Value(value),
     }
 }
 
 /// An `ioctl` of the group `group`: bits 8 to 15 of its number.
-const fn ioctls(group: u8) -> Allowed {
+const fn ioctls(group: u8) -> Condition {
     with(Sysno::ioctl, 1, 0xff00, (group as u32) << 8)
 }
 
 /// A `socket` of family `family`.
-const fn sockets(family: i32) -> Allowed {
+const fn sockets(family: i32) -> Condition {
     with(Sysno::socket, 0, u32::MAX, family.cast_unsigned())
 }
 
 /// KVM.
-const KVM: Allowed = ioctls(0xae);
+const KVM: Condition = ioctls(0xae);
 /// userfaultfd.
-const USERFAULT: Allowed = ioctls(0xaa);
+const USERFAULT: Condition = ioctls(0xaa);
 /// TUN and TAP, terminals.
-const TUN_AND_TTY: Allowed = ioctls(b'T');
+const TUN_AND_TTY: Condition = ioctls(b'T');
 /// Pages of a process: `PAGEMAP_SCAN`.
-const PAGES: Allowed = ioctls(b'f');
+const PAGES: Condition = ioctls(b'f');
 /// Block devices: their size, discard, zero.
-const BLOCK: Allowed = ioctls(0x12);
+const BLOCK: Condition = ioctls(0x12);
 /// Network interfaces.
-const INTERFACES: Allowed = ioctls(0x89);
+const INTERFACES: Condition = ioctls(0x89);
 
 /// What every thread does to live, to use memory and locks, and to wait and speak through descriptors
 /// that it has.
-const LIFE: &[Allowed] = &[
-    with(Sysno::mmap, 2, PROT_EXEC.cast_unsigned(), 0),
-    with(Sysno::mprotect, 2, PROT_EXEC.cast_unsigned(), 0),
-    with(Sysno::prctl, 0, u32::MAX, PR_SET_NAME.cast_unsigned()),
-    Allowed::Call(Sysno::brk),
-    Allowed::Call(Sysno::clock_gettime),
-    Allowed::Call(Sysno::clock_nanosleep),
-    Allowed::Call(Sysno::close),
-    Allowed::Call(Sysno::exit),
-    Allowed::Call(Sysno::exit_group),
-    Allowed::Call(Sysno::fcntl),
-    Allowed::Call(Sysno::futex),
-    Allowed::Call(Sysno::getpid),
-    Allowed::Call(Sysno::getrandom),
-    Allowed::Call(Sysno::gettid),
-    Allowed::Call(Sysno::madvise),
-    Allowed::Call(Sysno::mremap),
-    Allowed::Call(Sysno::munmap),
-    Allowed::Call(Sysno::nanosleep),
-    // Memory allocation of the C library looks how many processors there are, and how memory is
-    // overcommitted. Landlock says what can be opened.
-    Allowed::Call(Sysno::openat),
-    Allowed::Call(Sysno::poll),
-    Allowed::Call(Sysno::ppoll),
-    Allowed::Call(Sysno::read),
-    Allowed::Call(Sysno::restart_syscall),
-    Allowed::Call(Sysno::rseq),
-    Allowed::Call(Sysno::rt_sigprocmask),
-    Allowed::Call(Sysno::rt_sigreturn),
-    Allowed::Call(Sysno::sched_getaffinity),
-    Allowed::Call(Sysno::sched_yield),
-    Allowed::Call(Sysno::set_robust_list),
-    Allowed::Call(Sysno::sigaltstack),
-    Allowed::OwnProcess(Sysno::tgkill),
-    Allowed::Call(Sysno::write),
-];
+const LIFE: List = List {
+    calls: &[
+        Sysno::brk,
+        Sysno::clock_gettime,
+        Sysno::clock_nanosleep,
+        Sysno::close,
+        Sysno::exit,
+        Sysno::exit_group,
+        Sysno::fcntl,
+        Sysno::futex,
+        Sysno::getpid,
+        Sysno::getrandom,
+        Sysno::gettid,
+        Sysno::madvise,
+        Sysno::mremap,
+        Sysno::munmap,
+        Sysno::nanosleep,
+        // Memory allocation of the C library looks how many processors there are, and how memory is
+        // overcommitted. Landlock says what can be opened.
+        Sysno::openat,
+        Sysno::poll,
+        Sysno::ppoll,
+        Sysno::read,
+        Sysno::restart_syscall,
+        Sysno::rseq,
+        Sysno::rt_sigprocmask,
+        Sysno::rt_sigreturn,
+        Sysno::sched_getaffinity,
+        Sysno::sched_yield,
+        Sysno::set_robust_list,
+        Sysno::sigaltstack,
+        Sysno::write,
+    ],
+    conditions: &[
+        with(Sysno::mmap, 2, PROT_EXEC.cast_unsigned(), 0),
+        with(Sysno::mprotect, 2, PROT_EXEC.cast_unsigned(), 0),
+        with(Sysno::prctl, 0, u32::MAX, PR_SET_NAME.cast_unsigned()),
+        Condition {
+            call: Sysno::tgkill,
+            arg: 0,
+            mask: u32::MAX,
+            wanted: Wanted::OwnProcess,
+        },
+    ],
+};
 
 /// What a loop over events takes, and starting one.
-const EVENTS: &[Allowed] = &[
-    Allowed::Call(Sysno::epoll_create1),
-    Allowed::Call(Sysno::epoll_ctl),
-    Allowed::Call(Sysno::epoll_pwait),
-    Allowed::Call(Sysno::epoll_wait),
-    Allowed::Call(Sysno::eventfd2),
-    Allowed::Call(Sysno::timerfd_create),
-    Allowed::Call(Sysno::timerfd_settime),
-];
+const EVENTS: List = List {
+    calls: &[
+        Sysno::epoll_create1,
+        Sysno::epoll_ctl,
+        Sysno::epoll_pwait,
+        Sysno::epoll_wait,
+        Sysno::eventfd2,
+        Sysno::timerfd_create,
+        Sysno::timerfd_settime,
+    ],
+    conditions: &[],
+};
 
 /// Transfers through open files.
-const TRANSFERS: &[Allowed] = &[
-    Allowed::Call(Sysno::fallocate),
-    Allowed::Call(Sysno::fdatasync),
-    Allowed::Call(Sysno::fsync),
-    Allowed::Call(Sysno::fstat),
-    Allowed::Call(Sysno::io_uring_enter),
-    Allowed::Call(Sysno::io_uring_register),
-    Allowed::Call(Sysno::io_uring_setup),
-    Allowed::Call(Sysno::lseek),
-    Allowed::Call(Sysno::pread64),
-    Allowed::Call(Sysno::preadv),
-    Allowed::Call(Sysno::preadv2),
-    Allowed::Call(Sysno::pwrite64),
-    Allowed::Call(Sysno::pwritev),
-    Allowed::Call(Sysno::pwritev2),
-    Allowed::Call(Sysno::readv),
-    Allowed::Call(Sysno::writev),
-];
+const TRANSFERS: List = List {
+    calls: &[
+        Sysno::fallocate,
+        Sysno::fdatasync,
+        Sysno::fsync,
+        Sysno::fstat,
+        Sysno::io_uring_enter,
+        Sysno::io_uring_register,
+        Sysno::io_uring_setup,
+        Sysno::lseek,
+        Sysno::pread64,
+        Sysno::preadv,
+        Sysno::preadv2,
+        Sysno::pwrite64,
+        Sysno::pwritev,
+        Sysno::pwritev2,
+        Sysno::readv,
+        Sysno::writev,
+    ],
+    conditions: &[],
+};
 
 /// Messages through open sockets.
-const MESSAGES: &[Allowed] = &[
-    Allowed::Call(Sysno::accept4),
-    Allowed::Call(Sysno::getsockopt),
-    Allowed::Call(Sysno::recvfrom),
-    Allowed::Call(Sysno::recvmsg),
-    Allowed::Call(Sysno::sendmsg),
-    Allowed::Call(Sysno::sendto),
-    Allowed::Call(Sysno::setsockopt),
-    Allowed::Call(Sysno::shutdown),
-];
+const MESSAGES: List = List {
+    calls: &[
+        Sysno::accept4,
+        Sysno::getsockopt,
+        Sysno::recvfrom,
+        Sysno::recvmsg,
+        Sysno::sendmsg,
+        Sysno::sendto,
+        Sysno::setsockopt,
+        Sysno::shutdown,
+    ],
+    conditions: &[],
+};
 
 /// More about files by name. Landlock says which.
-const FILES: &[Allowed] = &[
-    Allowed::Call(Sysno::access),
-    Allowed::Call(Sysno::faccessat2),
-    Allowed::Call(Sysno::fstatfs),
-    Allowed::Call(Sysno::getdents64),
-    Allowed::Call(Sysno::geteuid),
-    Allowed::Call(Sysno::getuid),
-    Allowed::Call(Sysno::newfstatat),
-    Allowed::Call(Sysno::readlink),
-    Allowed::Call(Sysno::readlinkat),
-    Allowed::Call(Sysno::statfs),
-    Allowed::Call(Sysno::statx),
-];
+const FILES: List = List {
+    calls: &[
+        Sysno::access,
+        Sysno::faccessat2,
+        Sysno::fstatfs,
+        Sysno::getdents64,
+        Sysno::geteuid,
+        Sysno::getuid,
+        Sysno::newfstatat,
+        Sysno::readlink,
+        Sysno::readlinkat,
+        Sysno::statfs,
+        Sysno::statx,
+    ],
+    conditions: &[],
+};
 
 /// To make, replace and remove them.
-const CHANGES_OF_FILES: &[Allowed] = &[
-    Allowed::Call(Sysno::fchmod),
-    Allowed::Call(Sysno::fchmodat),
-    Allowed::Call(Sysno::flock),
-    Allowed::Call(Sysno::ftruncate),
-    Allowed::Call(Sysno::linkat),
-    Allowed::Call(Sysno::mkdir),
-    Allowed::Call(Sysno::mkdirat),
-    Allowed::Call(Sysno::rename),
-    Allowed::Call(Sysno::renameat),
-    Allowed::Call(Sysno::renameat2),
-    Allowed::Call(Sysno::rmdir),
-    Allowed::Call(Sysno::unlink),
-    Allowed::Call(Sysno::unlinkat),
-];
+const CHANGES_OF_FILES: List = List {
+    calls: &[
+        Sysno::fchmod,
+        Sysno::fchmodat,
+        Sysno::flock,
+        Sysno::ftruncate,
+        Sysno::linkat,
+        Sysno::mkdir,
+        Sysno::mkdirat,
+        Sysno::rename,
+        Sysno::renameat,
+        Sysno::renameat2,
+        Sysno::rmdir,
+        Sysno::unlink,
+        Sysno::unlinkat,
+    ],
+    conditions: &[],
+};
 
 /// Shared memory that others will map.
-const SHARED_MEMORY: &[Allowed] = &[
-    Allowed::Call(Sysno::ftruncate),
-    Allowed::Call(Sysno::memfd_create),
-    Allowed::Call(Sysno::mlock),
-    Allowed::Call(Sysno::munlock),
-];
+const SHARED_MEMORY: List = List {
+    calls: &[
+        Sysno::ftruncate,
+        Sysno::memfd_create,
+        Sysno::mlock,
+        Sysno::munlock,
+    ],
+    conditions: &[],
+};
 
 /// Guest memory that goes and comes back.
-const RECLAIM: &[Allowed] = &[USERFAULT, PAGES, Allowed::Call(Sysno::process_madvise)];
+const RECLAIM: List = List {
+    calls: &[Sysno::process_madvise],
+    conditions: &[USERFAULT, PAGES],
+};
 
 /// What the main thread alone does: signals, children, the terminal.
-const MAIN: &[Allowed] = &[
-    KVM,
-    TUN_AND_TTY,
-    Allowed::Call(Sysno::kill),
-    Allowed::Call(Sysno::pidfd_send_signal),
-    Allowed::Call(Sysno::rt_sigaction),
-    Allowed::Call(Sysno::wait4),
-    Allowed::Call(Sysno::waitid),
-];
+const MAIN: List = List {
+    calls: &[
+        Sysno::kill,
+        Sysno::pidfd_send_signal,
+        Sysno::rt_sigaction,
+        Sysno::wait4,
+        Sysno::waitid,
+    ],
+    conditions: &[KVM, TUN_AND_TTY],
+};
 
-/// What a vCPU does: KVM, and switching on the devices that the guest asks for.
-const VCPU: &[Allowed] = &[KVM, TUN_AND_TTY, BLOCK];
-
-/// What a device's worker does besides transfers.
-const DEVICE: &[Allowed] = &[KVM, TUN_AND_TTY, BLOCK];
+/// What it takes to switch a device on, and to serve it: a vCPU does the former where the guest asks for it,
+/// the device's worker the latter, each with what belongs to the device and with KVM.
+const DEVICE: List = List {
+    calls: &[],
+    conditions: &[KVM, TUN_AND_TTY, BLOCK],
+};
 
 /// What the way to a daemon takes: a new connection, the memory and events that are shared over it.
-const UPLINK: &[Allowed] = &[KVM, sockets(AF_UNIX), Allowed::Call(Sysno::connect)];
+const UPLINK: List = List {
+    calls: &[Sysno::connect],
+    conditions: &[KVM, sockets(AF_UNIX)],
+};
 
 /// What a daemon's thread does for an administrator: TAPs, mounts.
-const BUS: &[Allowed] = &[
-    TUN_AND_TTY,
-    INTERFACES,
-    sockets(AF_UNIX),
-    sockets(AF_INET),
-    Allowed::Call(Sysno::connect),
-];
+const BUS: List = List {
+    calls: &[Sysno::connect],
+    conditions: &[TUN_AND_TTY, INTERFACES, sockets(AF_UNIX), sockets(AF_INET)],
+};
 
 /// What makes a thread, and what the thread confines itself with.
-const FACTORY: &[Allowed] = &[
-    Allowed::Call(Sysno::clone),
-    Allowed::Call(Sysno::clone3),
-    Allowed::Call(Sysno::seccomp),
-    with(
+const FACTORY: List = List {
+    calls: &[Sysno::clone, Sysno::clone3, Sysno::seccomp],
+    conditions: &[with(
         Sysno::prctl,
         0,
         u32::MAX,
         PR_SET_NO_NEW_PRIVS.cast_unsigned(),
-    ),
-];
+    )],
+};
 
 /// The lists of `class`.
-pub fn of(class: ThreadClass) -> Vec<&'static [Allowed]> {
+pub fn of(class: ThreadClass) -> Vec<List> {
     match class {
         ThreadClass::Main => vec![
             LIFE,
@@ -254,7 +286,7 @@ pub fn of(class: ThreadClass) -> Vec<&'static [Allowed]> {
             let made = ThreadClass::ALL.into_iter().filter(|class| class.is_made());
             made.flat_map(of).chain([FACTORY]).collect()
         }
-        ThreadClass::Vcpu => vec![LIFE, EVENTS, TRANSFERS, SHARED_MEMORY, RECLAIM, VCPU],
+        ThreadClass::Vcpu => vec![LIFE, EVENTS, TRANSFERS, SHARED_MEMORY, RECLAIM, DEVICE],
         ThreadClass::Device => vec![
             LIFE,
             EVENTS,
