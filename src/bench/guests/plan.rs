@@ -25,6 +25,17 @@ pub enum Group {
     Sweep(Sweep, u32),
 }
 
+impl Group {
+    /// Guests that a step starts.
+    pub fn num_guests(self) -> u32 {
+        match self {
+            Group::Pair => 2,
+            Group::Sweep(Sweep::Ports | Sweep::Guests, num) => num,
+            _ => 1,
+        }
+    }
+}
+
 /// What is varied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sweep {

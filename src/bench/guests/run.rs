@@ -17,7 +17,7 @@ use crate::bench::instructions::InstructionClock;
 
 /// Tries of a step: guests are known to stand still in an emulated lab.
 const TRIES: u32 = 3;
-/// Seconds that a guess allows for a guest to start and to end.
+/// Seconds that a guess allows for each guest to start and to end.
 const BOOT_SECONDS: f64 = 7.0;
 
 /// Everything that steps need.
@@ -109,7 +109,8 @@ impl Run {
 
     fn guess(&self, step: &Step) -> Duration {
         let phases = net::phases_of(self, step.group);
-        Duration::from_secs_f64(BOOT_SECONDS + script::duration(&phases, self.seconds))
+        let boots = BOOT_SECONDS * f64::from(step.group.num_guests());
+        Duration::from_secs_f64(boots + script::duration(&phases, self.seconds))
     }
 
     /// Does all steps.
