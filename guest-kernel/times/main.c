@@ -71,6 +71,7 @@ static int __init times_init(void)
 
 static void __exit times_exit(void)
 {
+	times_unmap();
 	times_unregister_driver();
 }
 

@@ -86,31 +86,60 @@ static void __iomem *times_map_notify(struct pci_dev *pdev)
 	return NULL;
 }
 
-/* The first doorbell of a virtio network interface, which has no driver: nobody waits for it. */
-int times_mmio_eventfd(u32 num)
+/*
+ * The first doorbell of a virtio network interface, which has no driver: nobody waits for it. Enabled and
+ * mapped when it is first rung, until the module goes: what that takes is no part of later batches.
+ */
+static struct pci_dev *times_rung;
+static void __iomem *times_notify;
+
+static int times_map_first(void)
 {
 	struct pci_dev *pdev = pci_get_device(TIMES_VIRTIO_VENDOR, TIMES_VIRTIO_NET, NULL);
-	void __iomem *notify;
-	int ret = -ENODEV;
+	int ret;
 
 	if (!pdev)
-		return ret;
+		return -ENODEV;
 	device_lock(&pdev->dev);
 	ret = pdev->dev.driver ? -EBUSY : pci_enable_device(pdev);
 	if (ret)
 		goto unlock;
-	notify = times_map_notify(pdev);
-	ret = notify ? 0 : -ENXIO;
-	if (notify) {
-		while (num--)
-			iowrite16(0, notify);
-		pci_iounmap(pdev, notify);
+	times_notify = times_map_notify(pdev);
+	if (times_notify) {
+		times_rung = pdev;
+	} else {
+		pci_disable_device(pdev);
+		ret = -ENXIO;
 	}
-	pci_disable_device(pdev);
 unlock:
 	device_unlock(&pdev->dev);
-	pci_dev_put(pdev);
+	if (ret)
+		pci_dev_put(pdev);
 	return ret;
+}
+
+void times_unmap(void)
+{
+	if (!times_rung)
+		return;
+	pci_iounmap(times_rung, times_notify);
+	pci_disable_device(times_rung);
+	pci_dev_put(times_rung);
+	times_rung = NULL;
+}
+
+/* One at a time: the lock of the module's parameters. */
+int times_mmio_eventfd(u32 num)
+{
+	int ret = times_rung ? 0 : times_map_first();
+
+	if (ret)
+		return ret;
+	if (times_rung->dev.driver)
+		return -EBUSY;
+	while (num--)
+		iowrite16(0, times_notify);
+	return 0;
 }
 
 static struct net_device *times_find_virtio_net(void)

@@ -34,5 +34,6 @@ int times_pio_eventfd(u32 num);
 int times_mmio_eventfd(u32 num);
 int times_control_queue(u32 num);
 int times_order_doorbells(void);
+void times_unmap(void);
 
 #endif /* VBUS_TIMES_H */
