@@ -1,4 +1,4 @@
-//! `alacrity bench net|boot|memory|all`: guests of alacrity and of others, side by side on one host.
+//! `alacrity bench net|boot|memory|verbs|all`: guests of alacrity and of others, side by side on one host.
 //!
 //! Only ratios within one run mean anything, so everything is about comparing like with like: the same
 //! kernel, root file system, words, memory and vCPUs for all; rounds in the order A B C, C B A; ours once
@@ -11,6 +11,7 @@
 //! | `run` | one step after the other, further tries, progress |
 //! | `net` | a step with traffic: [`plan`]'s groups of guests, their phases, what is recorded |
 //! | `boot` | a step that only starts a guest |
+//! | `verbs` | a step in which a module repeats operations of the bus and of others |
 //! | `peer` | who is measured, and the exact command lines |
 //! | `start` | guests, daemon, TAPs and bridge of a step |
 //! | `host` | the network namespace in which all that is |
@@ -41,6 +42,7 @@ mod script;
 mod servers;
 mod start;
 mod summary;
+mod verbs;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -86,7 +88,7 @@ pub enum GuestsError {
         /// What there is.
         choices: Vec<&'static str>,
     },
-    /// Three sets of raw values.
+    /// Several sets of raw values.
     #[error(
         "--json takes the values of one benchmark; `bench all` has a file for each in the directory of --report"
     )]
@@ -225,11 +227,14 @@ impl Options {
             GuestBench::Net => peers.retain(|peer| *peer != Peer::Kvmtool),
             GuestBench::Boot => peers.retain(|peer| matches!(peer, Peer::Qemu | Peer::Kvmtool)),
             GuestBench::Memory => peers.retain(|peer| *peer == Peer::Qemu),
+            GuestBench::Verbs => peers.clear(),
             GuestBench::All => {}
         }
         Needs {
             peers,
             has_network: what != GuestBench::Boot,
+            has_traffic: !matches!(what, GuestBench::Boot | GuestBench::Verbs),
+            module: matches!(what, GuestBench::Verbs | GuestBench::All).then_some(verbs::MODULE),
             kernel: self.images.kernel.clone(),
             initrd: self.images.initrd.clone(),
             traffic: self.traffic.clone(),
@@ -281,7 +286,13 @@ pub fn run(
         GuestBench::Net => &[GuestBench::Net],
         GuestBench::Boot => &[GuestBench::Boot],
         GuestBench::Memory => &[GuestBench::Memory],
-        GuestBench::All => &[GuestBench::Boot, GuestBench::Memory, GuestBench::Net],
+        GuestBench::Verbs => &[GuestBench::Verbs],
+        GuestBench::All => &[
+            GuestBench::Boot,
+            GuestBench::Memory,
+            GuestBench::Verbs,
+            GuestBench::Net,
+        ],
     };
     let mut num_failed = 0;
     for part in parts {
@@ -317,6 +328,7 @@ fn run_part(
     let (name, planner): (_, Planner) = match part {
         GuestBench::Boot => ("boot", plan::boot),
         GuestBench::Memory => ("memory", plan::memory),
+        GuestBench::Verbs => ("verbs", plan::verbs),
         GuestBench::Net | GuestBench::All => ("net", plan::net),
     };
     let path = json.map_or_else(

@@ -221,7 +221,7 @@ EXIT STATUS:
 const REPORT_NOTES: &str = "\
 Measures nothing. Reads those of these files that are in --from:
 
-  net.json, boot.json,    alacrity bench net, boot, memory (scripts/bench runs all of them)
+  net.json, boot.json,    alacrity bench net, boot, memory, verbs (scripts/bench runs all of them)
   memory.json, verbs.json
   reclaim.json,           scripts/bench-reclaim; the second one is memory of guests over time
   guests.tsv
@@ -527,7 +527,9 @@ pub enum BenchCommand {
     Boot(GuestBenchArgs),
     /// Measure how much memory a VMM needs for itself, beside QEMU.
     Memory(GuestBenchArgs),
-    /// Measure all that needs guests: boot, memory and net.
+    /// Measure what a call and a doorbell of the virtual bus cost in a guest, beside those of virtio.
+    Verbs(GuestBenchArgs),
+    /// Measure all that needs guests: boot, memory, verbs and net.
     All(GuestBenchArgs),
     /// Make one page of what the benchmarks measured, and say what became better or worse.
     Report(ReportArgs),
@@ -561,6 +563,7 @@ impl BenchCommand {
             Self::Net(args) => Some((GuestBench::Net, args)),
             Self::Boot(args) => Some((GuestBench::Boot, args)),
             Self::Memory(args) => Some((GuestBench::Memory, args)),
+            Self::Verbs(args) => Some((GuestBench::Verbs, args)),
             Self::All(args) => Some((GuestBench::All, args)),
             Self::Report(_) | Self::Instructions(_) => None,
         }

@@ -1,4 +1,4 @@
-//! Flags of `alacrity bench net|boot|memory|all`. Part of `args.rs`, with its rules.
+//! Flags of `alacrity bench net|boot|memory|verbs|all`. Part of `args.rs`, with its rules.
 
 use std::path::PathBuf;
 
@@ -22,7 +22,16 @@ other ratios are noise. Only ratios of one run mean anything; keep the machine i
           and host, for each packet of the guest's interface
   boot    start of the program to the first line of the guest's init; also kvmtool, if asked for
   memory  PSS of the VMM without guest memory, one vCPU and one interface, after traffic
-  all     these three
+  verbs   operations of the virtual bus in one guest, beside what they are made of and what others do
+          instead, each again and again by a kernel module (vbus_times.ko of the guest image), which
+          nobody answers who would have to wake up first; --peers, --cases and --seconds do not matter
+            verb-call        a call of a device: beside pio-exit, a port write that the VMM ignores, and
+                             virtio-ctrl, the same request by the control queue of our virtio-net
+            doorbell         of a ring whose host sleeps: beside pio-eventfd and mmio-eventfd, a bare
+                             port and a doorbell of virtio-net in memory; suppressed: the host is awake
+          each with nanoseconds, VM exits, those that reach the VMM, and in scripts/lab --instructions
+          instructions of host and guest, for one operation, without what doing nothing costs
+  all     these four
 
 Everything runs in a network namespace of its own, which goes with all in it, also after Ctrl-C.
 Needs root, KVM, iperf3, the guest image (scripts/guest-image), and the peers that are asked for.
@@ -32,6 +41,8 @@ EXAMPLES:
     sudo alacrity bench net --quick --peers qemu
   Everything, and a page of it:
     sudo alacrity bench all --report target/bench
+  What a call of a device costs:
+    sudo alacrity bench verbs
   Only latency against vhost-net, five rounds of ten seconds:
     sudo alacrity bench net --cases rr --peers qemu-vhost --rounds 5 --seconds 10
   How it scales, all of it and by guests only:
@@ -56,11 +67,13 @@ pub enum GuestBench {
     Boot,
     /// Memory of the VMM.
     Memory,
+    /// Operations of the virtual bus.
+    Verbs,
     /// All of it.
     All,
 }
 
-/// Flags of `alacrity bench net`, `boot`, `memory` and `all`.
+/// Flags of `alacrity bench net`, `boot`, `memory`, `verbs` and `all`.
 #[derive(Debug, Default, Args)]
 #[command(after_long_help = NOTES)]
 pub struct GuestBenchArgs {

@@ -39,6 +39,7 @@ mod tests {
                 "alacrity-bench-memory.1",
                 "alacrity-bench-net.1",
                 "alacrity-bench-report.1",
+                "alacrity-bench-verbs.1",
                 "alacrity-bench.1",
                 "alacrity-check.1",
                 "alacrity-completions.1",

@@ -5,7 +5,7 @@
 //! | exits | KVM's counters of these VMs (debugfs) |
 //! | CPU time | `/proc/stat`: all that the host's CPUs did, which includes guests |
 //! | system calls | `/proc/PID/io` of VMM and daemon: only those that read or write |
-//! | doorbells | our own VMM's counters |
+//! | doorbells, exits to the VMM | our own VMM's counters |
 //! | instructions | the lab's counter, where there is one ([`InstructionClock`]): of host and guests |
 //! | drops | `/proc/net/dev`: what a TAP had no room for |
 
@@ -57,6 +57,7 @@ pub struct Snapshot {
     busy_us: Option<u64>,
     calls: Option<u64>,
     doorbells: Option<u64>,
+    user_exits: Option<u64>,
     drops: u64,
     executed: Option<Instructions>,
 }
@@ -69,15 +70,24 @@ impl Snapshot {
         let reason = |(file, name): (&str, &'static str)| Some((name, count(file)?));
         let processes = watched.vmms.iter().chain(&watched.helpers);
         let io = |pid: &u32| calls(&fs::read_to_string(format!("/proc/{pid}/io")).ok()?);
+        let told: Vec<Value> = match watched.is_ours {
+            true => watched
+                .vmms
+                .iter()
+                .filter_map(|pid| told_by(*pid))
+                .collect(),
+            false => Vec::new(),
+        };
+        // As many as there are VMMs, or the sum would be too small.
+        let told = (told.len() == watched.vmms.len()).then_some(told);
+        let told = told.unwrap_or_default();
         Snapshot {
             exits: count("exits"),
             reasons: REASONS.into_iter().filter_map(reason).collect(),
             busy_us: busy_us(&fs::read_to_string("/proc/stat").unwrap_or_default()),
             calls: sum(processes.map(io)),
-            doorbells: match watched.is_ours {
-                true => sum(watched.vmms.iter().map(|pid| doorbells_of(*pid))),
-                false => None,
-            },
+            doorbells: sum(told.iter().map(|stat| count_named("doorbells", stat))),
+            user_exits: sum(told.iter().map(user_exits)),
             drops: drops(&fs::read_to_string("/proc/net/dev").unwrap_or_default()),
             executed: watched.clock.as_ref().map(|clock| clock.counts()),
         }
@@ -131,6 +141,16 @@ impl Snapshot {
             }
         }
         values
+    }
+
+    /// Exits since `before`, by KVM.
+    pub fn exits_since(&self, before: &Snapshot) -> Option<u64> {
+        Some(self.exits?.saturating_sub(before.exits?))
+    }
+
+    /// Those of them that reached our VMM.
+    pub fn user_exits_since(&self, before: &Snapshot) -> Option<u64> {
+        Some(self.user_exits?.saturating_sub(before.user_exits?))
     }
 
     /// Instructions that were executed since `before`.
@@ -218,9 +238,25 @@ fn drops(dev: &str) -> u64 {
     dev.lines().filter_map(of_line).sum()
 }
 
-fn doorbells_of(pid: u32) -> Option<u64> {
+/// What a VMM of ours tells about itself.
+fn told_by(pid: u32) -> Option<Value> {
     let stat = client::stat(&Place::default_one().ok()?, pid).ok()?;
-    count_named("doorbells", &stat.metrics)
+    Some(stat.metrics)
+}
+
+/// Exits of all vCPUs that a VMM of ours was told of, by what it tells.
+fn user_exits(metrics: &Value) -> Option<u64> {
+    // Accesses that nobody answers are counted as such once more.
+    let of_reasons = |(reason, count): (&String, &Value)| match reason.as_str() {
+        "unclaimed" => None,
+        _ => count.as_u64(),
+    };
+    let vcpus = metrics.get("vcpus")?.as_object()?;
+    let of_vcpu = |vcpu: &Value| -> u64 {
+        let reasons = vcpu.as_object().into_iter().flatten();
+        reasons.filter_map(of_reasons).sum()
+    };
+    Some(vcpus.values().map(of_vcpu).sum())
 }
 
 /// The sum of all numbers that are called `name`, however deep.
@@ -319,18 +355,16 @@ mod tests {
             reasons: [("halt", 10)].into(),
             busy_us: Some(1000),
             calls: Some(5),
-            doorbells: None,
             drops: 1,
-            executed: None,
+            ..Snapshot::default()
         };
         let after = Snapshot {
             exits: Some(150),
             reasons: [("halt", 30)].into(),
             busy_us: Some(3000),
             calls: Some(7),
-            doorbells: None,
             drops: 3,
-            executed: None,
+            ..Snapshot::default()
         };
 
         let expected = [
@@ -344,6 +378,8 @@ mod tests {
         assert_eq!(after.since(&before, 100), expected);
         assert_eq!(after.since(&before, 0), []);
         assert_eq!(after.drops_since(&before), 2);
+        assert_eq!(after.exits_since(&before), Some(50));
+        assert_eq!(after.user_exits_since(&before), None);
     }
 
     #[test]
@@ -353,5 +389,9 @@ mod tests {
 
         assert_eq!(count_named("doorbells", &metrics), Some(8));
         assert_eq!(count_named("bells", &metrics), None);
+        assert_eq!(user_exits(&metrics), None);
+        let metrics = serde_json::json!({"vcpus": {"0": {"io_out": 3, "unclaimed": 2, "other": 1},
+            "1": {"io_in": 4}}});
+        assert_eq!(user_exits(&metrics), Some(8));
     }
 }

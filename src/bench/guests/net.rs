@@ -90,7 +90,7 @@ pub fn phases_of(run: &Run, group: Group) -> Vec<Phase> {
                 turn: None,
             }]
         }
-        Group::Boot => Vec::new(),
+        Group::Boot | Group::Verbs { .. } => Vec::new(),
     }
 }
 
@@ -129,9 +129,11 @@ fn start(run: &Run, step: &Step, phases: &[Phase]) -> Result<Option<Started>, Gu
     let client = |address: &str, to: &[String]| script::client(Some(address), to, phases, seconds);
     let to_host = std::slice::from_ref(&host);
     Ok(Some(match step.group {
-        Group::Host | Group::Memory | Group::Sweep(Sweep::Sizes, _) | Group::Boot => {
-            starter.one(peer, 1, 1, &client(&guest, to_host))?
-        }
+        Group::Host
+        | Group::Memory
+        | Group::Sweep(Sweep::Sizes, _)
+        | Group::Boot
+        | Group::Verbs { .. } => starter.one(peer, 1, 1, &client(&guest, to_host))?,
         Group::One => {
             let to = [host.clone(), address(1, 1)];
             starter.both(&script::client(None, &to, phases, seconds))?
@@ -373,11 +375,6 @@ fn done(
 /// # Errors
 /// The host refuses.
 pub fn servers(run: &Run) -> Result<Servers, GuestsError> {
-    if !counters::has_kvm_counters() {
-        run.say(
-            "no VM exits: KVM's counters are not there; mount -t debugfs none /sys/kernel/debug",
-        );
-    }
     // Left over from nobody: the namespace is new.
     std::fs::create_dir_all(&run.starter.work).map_err(io_error("make a directory for guests"))?;
     Servers::start(&run.traffic)

@@ -21,6 +21,11 @@ pub enum Group {
     Boot,
     /// A guest whose VMM is looked at after traffic.
     Memory,
+    /// One guest in which a module repeats operations.
+    Verbs {
+        /// Measure ours once more.
+        has_control: bool,
+    },
     /// A point of a sweep.
     Sweep(Sweep, u32),
 }
@@ -33,6 +38,11 @@ impl Group {
             Group::Sweep(Sweep::Ports | Sweep::Guests, num) => num,
             _ => 1,
         }
+    }
+
+    /// Whether guests send and receive.
+    pub fn has_traffic(self) -> bool {
+        !matches!(self, Group::Boot | Group::Verbs { .. })
     }
 }
 
@@ -213,6 +223,19 @@ pub fn memory(wishes: &Wishes) -> Vec<Step> {
     whole(wishes, Group::Memory, &[Peer::Alacrity, Peer::Qemu])
 }
 
+/// The steps of `alacrity bench verbs`: who is compared is in the same guest.
+pub fn verbs(wishes: &Wishes) -> Vec<Step> {
+    let group = Group::Verbs {
+        has_control: wishes.has_control,
+    };
+    let step = |round| Step {
+        round,
+        group,
+        subject: Subject::of(Peer::Venet),
+    };
+    (1..=wishes.rounds).map(step).collect()
+}
+
 fn whole(wishes: &Wishes, group: Group, candidates: &[Peer]) -> Vec<Step> {
     let mut steps = Vec::new();
     for round in 1..=wishes.rounds {
@@ -379,6 +402,17 @@ mod tests {
     #[test]
     fn memory_has_no_peer_that_nobody_measures() {
         assert_eq!(names(&memory(&wishes(1, &[Peer::Virtio]))), ["1alacrity"]);
+    }
+
+    #[test]
+    fn verbs_take_a_guest_for_each_round() {
+        let wishes = wishes(2, &[Peer::Qemu]);
+
+        let steps = verbs(&wishes);
+
+        assert_eq!(names(&steps), ["1venet", "2venet"]);
+        assert!(steps.iter().all(|step| !step.group.has_traffic()));
+        assert!(net(&wishes).iter().all(|step| step.group.has_traffic()));
     }
 
     #[test]

@@ -1,10 +1,14 @@
 //! What has to be there before anything starts.
 
 use std::env;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::peer::Peer;
 use crate::check;
+
+/// First bytes of an archive that is not compressed.
+const CPIO: &[u8] = b"07070";
 
 /// What is looked at. A trait, so that refusals can be tested.
 pub trait Host {
@@ -16,6 +20,8 @@ pub trait Host {
     fn has_program(&self, name: &str) -> bool;
     /// Whether a file is there.
     fn has_file(&self, path: &Path) -> bool;
+    /// Whether the root file system `initrd` has a file `name`; also if that cannot be told.
+    fn has_in_image(&self, initrd: &Path, name: &str) -> bool;
 }
 
 /// This host.
@@ -39,6 +45,22 @@ impl Host for ThisHost {
     fn has_file(&self, path: &Path) -> bool {
         path.exists()
     }
+
+    fn has_in_image(&self, initrd: &Path, name: &str) -> bool {
+        match fs::read(initrd) {
+            Ok(bytes) if bytes.starts_with(CPIO) => holds_path(&bytes, name),
+            // Compressed, or not to be read: the guest will say what it lacks.
+            _ => true,
+        }
+    }
+}
+
+/// Whether a path that ends with `name` is in the archive: there it has a zero behind it.
+fn holds_path(archive: &[u8], name: &str) -> bool {
+    let path = format!("/{name}\0");
+    archive
+        .windows(path.len())
+        .any(|window| window == path.as_bytes())
 }
 
 /// What a run needs.
@@ -46,8 +68,12 @@ impl Host for ThisHost {
 pub struct Needs {
     /// What ours is compared with.
     pub peers: Vec<Peer>,
-    /// Networks, or only boots.
+    /// TAPs, or only boots.
     pub has_network: bool,
+    /// Programs that send and receive.
+    pub has_traffic: bool,
+    /// A module of the guest.
+    pub module: Option<&'static str>,
     /// The kernel of all guests.
     pub kernel: PathBuf,
     /// Their root file system.
@@ -99,18 +125,29 @@ pub fn missing(needs: &Needs, host: &dyn Host) -> Vec<String> {
             "ip is not installed; apt-get install iproute2".into(),
         );
         tell(
-            host.has_program("iperf3"),
-            "iperf3 is not installed; apt-get install iperf3".into(),
-        );
-        tell(
             host.has_file(Path::new("/dev/net/tun")),
             "there is no /dev/net/tun; modprobe tun".into(),
+        );
+    }
+    if needs.has_traffic {
+        tell(
+            host.has_program("iperf3"),
+            "iperf3 is not installed; apt-get install iperf3".into(),
         );
         tell(
             host.has_file(&needs.traffic),
             format!(
                 "there is no {}; scripts/guest-image makes it",
                 needs.traffic.display()
+            ),
+        );
+    }
+    if let Some(module) = needs.module.filter(|_| host.has_file(&needs.initrd)) {
+        tell(
+            host.has_in_image(&needs.initrd, module),
+            format!(
+                "there is no {module} in {}; scripts/guest-image makes an image with it, or leave verbs out",
+                needs.initrd.display()
             ),
         );
     }
@@ -145,12 +182,17 @@ mod tests {
         fn has_file(&self, path: &Path) -> bool {
             !self.0.iter().any(|lacked| Path::new(lacked) == path)
         }
+        fn has_in_image(&self, _initrd: &Path, name: &str) -> bool {
+            !self.0.contains(&name)
+        }
     }
 
     fn needs(peers: &[Peer]) -> Needs {
         Needs {
             peers: peers.to_vec(),
             has_network: true,
+            has_traffic: true,
+            module: Some("verbs.ko"),
             kernel: "/g/vmlinux".into(),
             initrd: "/g/initramfs.cpio".into(),
             traffic: "/g/traffic".into(),
@@ -189,7 +231,28 @@ mod tests {
         assert_refused(all, &["/g/vmlinux"], &["/g/vmlinux", "scripts/guest-image"]);
         assert_refused(all, &["/g/traffic"], &["/g/traffic", "scripts/guest-image"]);
         assert_refused(all, &["setpriv"], &["util-linux"]);
+        assert_refused(
+            all,
+            &["verbs.ko"],
+            &["/g/initramfs.cpio", "scripts/guest-image"],
+        );
         assert_refused(all, &["root", "iperf3"], &["sudo", "iperf3"]);
+    }
+
+    #[test]
+    fn files_of_an_image_are_known_unless_it_is_compressed() {
+        let dir = tempfile::tempdir().unwrap();
+        let image = dir.path().join("image");
+        let has = |bytes: &[u8], name| {
+            fs::write(&image, bytes).unwrap();
+            ThisHost.has_in_image(&image, name)
+        };
+
+        let archive = b"070701...lib/modules/6.12/one.ko\0...two.ko.xz\0";
+        assert!(has(archive, "one.ko"));
+        assert!(!has(archive, "ne.ko"));
+        assert!(!has(archive, "two.ko"));
+        assert!(has(b"\x1f\x8b", "two.ko"));
     }
 
     #[test]
@@ -198,6 +261,8 @@ mod tests {
         assert_eq!(missing(&needs(&[Peer::Virtio]), &lacks), [""; 0]);
         let boots = Needs {
             has_network: false,
+            has_traffic: false,
+            module: None,
             ..needs(&[])
         };
         assert_eq!(

@@ -12,7 +12,7 @@ use super::plan::{Group, Progress, Step};
 use super::record::{Place, Recorder};
 use super::servers::Servers;
 use super::start::{Started, Starter};
-use super::{GuestsError, boot, io_error, net, notes::Notes, script};
+use super::{GuestsError, boot, counters, io_error, net, notes::Notes, script, verbs};
 use crate::bench::instructions::InstructionClock;
 
 /// Tries of a step: guests are known to stand still in an emulated lab.
@@ -100,6 +100,7 @@ impl Run {
         let what = match step.group {
             Group::Sweep(..) => return, // as the others, but for a number
             Group::One => "one".to_owned(),
+            Group::Verbs { .. } => "guest".to_owned(),
             _ => step.subject.peer.name().to_owned(),
         };
         let work = self.starter.work.to_string_lossy().into_owned();
@@ -108,9 +109,12 @@ impl Run {
     }
 
     fn guess(&self, step: &Step) -> Duration {
-        let phases = net::phases_of(self, step.group);
+        let seconds = match step.group {
+            Group::Verbs { has_control } => verbs::duration(has_control),
+            group => script::duration(&net::phases_of(self, group), self.seconds),
+        };
         let boots = BOOT_SECONDS * f64::from(step.group.num_guests());
-        Duration::from_secs_f64(boots + script::duration(&phases, self.seconds))
+        Duration::from_secs_f64(boots + seconds)
     }
 
     /// Does all steps.
@@ -118,7 +122,13 @@ impl Run {
     /// # Errors
     /// The host fails, or the run is to end.
     pub fn all(&mut self, steps: &[Step]) -> Result<(), GuestsError> {
-        let servers = match steps.iter().any(|step| step.group != Group::Boot) {
+        let has_group = |is_it: fn(Group) -> bool| steps.iter().any(|step| is_it(step.group));
+        if has_group(|group| group != Group::Boot) && !counters::has_kvm_counters() {
+            self.say(
+                "no VM exits: KVM's counters are not there; mount -t debugfs none /sys/kernel/debug",
+            );
+        }
+        let servers = match has_group(Group::has_traffic) {
             true => Some(net::servers(self)?),
             false => None,
         };
@@ -142,9 +152,10 @@ impl Run {
         for attempt in 1..=TRIES {
             self.starter.interrupt.check()?;
             let num_values = self.recorder.values.len();
-            let outcome = match servers {
-                Some(servers) => net::attempt(self, servers, step)?,
-                None => boot::attempt(self, step)?,
+            let outcome = match (step.group, servers) {
+                (Group::Verbs { has_control }, _) => verbs::attempt(self, step, has_control)?,
+                (_, Some(servers)) => net::attempt(self, servers, step)?,
+                (_, None) => boot::attempt(self, step)?,
             };
             let Some(why) = outcome else {
                 if step.round > 0 && self.recorder.values.len() == num_values {
@@ -158,11 +169,15 @@ impl Run {
                 Group::One => ("one-boot", None),
                 Group::Pair => ("g2g-boot", None),
                 Group::Memory => ("memory", None),
+                Group::Verbs { .. } => (verbs::BOOT, None),
                 Group::Sweep(sweep, x) => (sweep.case(), Some(x).filter(|x| *x > 0)),
             };
             let place = Place {
                 case: case.into(),
-                peer: step.subject.to_string(),
+                peer: match step.group {
+                    Group::Verbs { .. } => verbs::OURS.to_owned(),
+                    _ => step.subject.to_string(),
+                },
                 round: step.round,
                 x: x.map(f64::from),
             };
@@ -183,6 +198,7 @@ fn describe(step: &Step) -> String {
         Group::Host | Group::Boot | Group::Memory => subject.to_string(),
         Group::One => "venet and virtio in one guest".into(),
         Group::Pair => format!("{subject}, two guests"),
+        Group::Verbs { .. } => "verbs and their peers in one guest".into(),
         Group::Sweep(sweep, 0) => format!("{subject}, {}", sweep.case()),
         Group::Sweep(sweep, x) => format!("{subject}, {} {x}", sweep.case()),
     }

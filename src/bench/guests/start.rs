@@ -102,7 +102,11 @@ impl Starter {
             self.nic(Peer::Venet, 0, 1, &mut links)?,
             self.nic(Peer::Virtio, 1, 1, &mut links)?,
         ];
-        let line = peer::alacrity(&self.images, 1, &nics, script);
+        self.ours(links, &nics, script)
+    }
+
+    fn ours(&self, links: Vec<Link>, nics: &[Nic], script: &str) -> Result<Started, GuestsError> {
+        let line = peer::alacrity(&self.images, 1, nics, script);
         Ok(Started {
             clients: vec![Process::start(&line)?],
             server: None,
@@ -111,6 +115,20 @@ impl Starter {
             is_ours: true,
             line,
         })
+    }
+
+    /// One guest of ours with venet and two virtio-nets, one of them to be left without a driver.
+    ///
+    /// # Errors
+    /// The host refuses something.
+    pub fn verbs(&self, script: &str) -> Result<Started, GuestsError> {
+        let mut links = Vec::new();
+        let nics = [
+            self.nic(Peer::Venet, 0, 1, &mut links)?,
+            self.nic(Peer::Virtio, 1, 1, &mut links)?,
+            self.nic(Peer::Virtio, 2, 1, &mut links)?,
+        ];
+        self.ours(links, &nics, script)
     }
 
     /// Guests that each have an interface to the host and run the script for their subnet.

@@ -7,7 +7,9 @@ use super::record::Value;
 use crate::bench::results::{Better, Summary, catalog};
 
 /// Peers that are ours, which others are compared with.
-const OURS: [&str; 3] = ["venet", "switch", "alacrity"];
+const OURS: [&str; 4] = ["venet", "switch", "alacrity", "vbus"];
+/// Ours under another condition, which is no comparison.
+const VARIANTS: [&str; 1] = ["suppressed"];
 
 /// A case and a metric.
 type Row = (String, String);
@@ -53,7 +55,7 @@ pub fn text(values: &[Value]) -> String {
             let theirs = median(values);
             let _ = write!(text, "  {peer} {}", number(theirs));
             if let Some(ratio) = ours
-                .filter(|_| !is_ours(peer))
+                .filter(|_| !is_ours(peer) && !VARIANTS.contains(&peer.as_str()))
                 .and_then(|ours| ratio(&row.1, ours, theirs))
             {
                 let _ = write!(text, " ({ratio:.2}x)");

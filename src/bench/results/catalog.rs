@@ -18,7 +18,7 @@ const MORE: Better = Better::More;
 const NEITHER: Better = Better::Neither;
 
 /// By the names in the raw files of lines.
-const METRICS: [(&str, &str, Better); 35] = [
+const METRICS: [(&str, &str, Better); 36] = [
     ("mbit", "Mbit/s", MORE),
     ("pps", "packets/s", MORE),
     ("per_s", "per second", MORE),
@@ -37,6 +37,8 @@ const METRICS: [(&str, &str, Better); 35] = [
     ("insns_per_byte", "instructions per byte", LESS),
     ("insns", "instructions", LESS),
     ("exits", "exits", LESS),
+    // What the VMM is not woken for, another thread of it may be: fewer are not better by themselves.
+    ("user_exits", "exits to the VMM", NEITHER),
     ("own_kib", "KiB", LESS),
     ("time_us", "µs", LESS),
     ("cpu_us", "µs", LESS),
@@ -123,7 +125,7 @@ pub fn ours(file: &str, case: &str) -> Option<&'static [&'static str]> {
     match (file, case) {
         ("net.json", _) => net_ours(case),
         ("boot.json", "boot") | ("memory.json", "memory") => Some(&["alacrity"]),
-        ("call.json" | "verbs.json", "verb-call" | "doorbell") => Some(&["vbus"]),
+        ("verbs.json", "verb-call" | "doorbell" | "verbs-boot") => Some(&["vbus"]),
         ("reclaim.json", "unused" | "cache" | "refill" | "guests") => Some(&["hints"]),
         _ => None,
     }

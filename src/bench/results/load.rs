@@ -95,7 +95,7 @@ const FILES: [(&str, Loader, &str); 11] = [
     ),
     (
         "verbs.json",
-        either,
+        lines::json,
         "delete the line, or measure again with scripts/bench",
     ),
     (
@@ -110,8 +110,8 @@ const FILES: [(&str, Loader, &str); 11] = [
     ),
     (
         "call.json",
-        either,
-        "delete the line, or measure again with `alacrity bench call --json call.json`",
+        rounds::json,
+        "measure again with `alacrity bench call --json call.json`",
     ),
     (
         "frames.json",
@@ -128,15 +128,6 @@ const FILES: [(&str, Loader, &str); 11] = [
 
 /// Memory of guests over time.
 const GUESTS: &str = "guests.tsv";
-
-/// A file of lines, if the first one is an object by itself, else one object.
-fn either(file: &str, text: &str, results: &mut Results) -> Result<usize, Broken> {
-    let first = text.lines().next().unwrap_or_default();
-    match serde_json::from_str::<serde_json::Map<_, _>>(first) {
-        Ok(line) if !line.contains_key("comparisons") => lines::json(file, text, results),
-        _ => rounds::json(file, text, results),
-    }
-}
 
 /// Reads every raw file that is in `directory`.
 ///
@@ -216,6 +207,7 @@ fn written(path: &Path) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Role;
     use super::*;
 
     const LINE: &str = r#"{"case":"boot","peer":"alacrity","round":1,"name":"time_us","value":10}"#;
@@ -270,31 +262,23 @@ mod tests {
     }
 
     #[test]
-    fn calls_are_one_object_or_lines() {
+    fn verbs_are_lines_with_ours_and_a_variant_of_it() {
         let dir = tempfile::tempdir().unwrap();
-        let write = |text: &str| fs::write(dir.path().join("call.json"), text).unwrap();
+        let line = |peer, name| {
+            format!(r#"{{"case":"doorbell","peer":"{peer}","round":1,"name":"{name}","value":3}}"#)
+        };
+        let text = [
+            line("vbus", "ns"),
+            line("pio-eventfd", "ns"),
+            line("suppressed", "user_exits"),
+        ];
+        fs::write(dir.path().join("verbs.json"), text.join("\n")).unwrap();
 
-        write(
-            &LINE
-                .replace("boot", "verb-call")
-                .replace("alacrity", "vbus"),
-        );
         let results = directory(dir.path()).unwrap();
-        assert_eq!(results.series[0].case, "verb-call");
+
+        let roles: Vec<_> = results.series.iter().map(|series| series.role).collect();
+        assert_eq!(roles, [Role::Ours, Role::Peer, Role::Variant]);
         assert!(results.unknown.is_empty(), "{:?}", results.unknown);
-
-        write(
-            r#"{"case": "call", "what": "x", "comparisons": [{"name": "socket", "unit": "ns", "is_control": false,
-            "goal": null, "ours_name": "a", "theirs_name": "b", "ours": [1, 1], "theirs": [1, 1]}]}"#,
-        );
-        assert_eq!(
-            directory(dir.path()).unwrap().series[0].case,
-            "call: socket"
-        );
-
-        write("{\n\"case\": 1");
-        let error = directory(dir.path()).unwrap_err().to_string();
-        assert!(error.contains("call.json, line 2: "), "{error}");
     }
 
     #[test]

@@ -91,17 +91,16 @@ const LOAD: Goal = Goal {
 const CALL: Goal = Goal {
     what: "call of a device",
     file: "verbs.json",
-    // As lines, or as an object with the values of each round.
-    cases: &["verb-call", "verbs: call beside*"],
+    cases: &["verb-call"],
     at: None,
-    metrics: &["ns", "cost"],
+    metrics: &["ns"],
     peers: &["pio-exit"],
     wanted: Wanted::Ratio(1.0 / 1.15),
     stretch: Some(1.0 / 1.08),
 };
 const DOORBELL: Goal = Goal {
     what: "doorbell",
-    cases: &["doorbell", "verbs: doorbell beside*"],
+    cases: &["doorbell"],
     peers: &["pio-eventfd"],
     wanted: Wanted::Ratio(1.0 / 1.1),
     stretch: None,
@@ -109,7 +108,6 @@ const DOORBELL: Goal = Goal {
 };
 const SUPPRESSED: Goal = Goal {
     what: "doorbell that nobody waits for",
-    cases: &["doorbell", "verbs: exits*"],
     metrics: &["insns"],
     peers: &["suppressed"],
     wanted: Wanted::Value(30.0),

@@ -21,19 +21,6 @@ struct Report {
     comparisons: Vec<Comparison>,
     #[serde(default)]
     signals: Vec<Signals>,
-    #[serde(default)]
-    exits: Vec<Exits>,
-    #[serde(flatten)]
-    more: More,
-}
-
-/// How many VM exits operations of a guest took.
-#[derive(Deserialize)]
-struct Exits {
-    name: String,
-    num_operations: u64,
-    /// By counters of KVM; `exits` are all.
-    exits: BTreeMap<String, f64>,
     #[serde(flatten)]
     more: More,
 }
@@ -90,11 +77,6 @@ pub fn json(file: &str, text: &str, results: &mut Results) -> Result<usize, Brok
     for signals in &report.signals {
         adder.note(&signals.more);
         adder.signals(signals, ours)?;
-    }
-    for exits in &report.exits {
-        adder.note(&exits.more);
-        let is_ours = |comparison: &Comparison| comparison.ours_name == exits.name;
-        adder.exits(exits, report.comparisons.iter().any(is_ours))?;
     }
     Ok(adder.num_values)
 }
@@ -165,30 +147,6 @@ impl Adder<'_> {
         };
         self.add(&ours, &comparison.ours, VALUES_PER_ROUND)?;
         self.add(&theirs, &comparison.theirs, VALUES_PER_ROUND)
-    }
-
-    /// What an operation is compared with stands in the comparisons, so there are no ratios here.
-    fn exits(&mut self, exits: &Exits, is_ours: bool) -> Result<(), Broken> {
-        if exits.num_operations == 0 {
-            let what = format!("no operations of `{}`", exits.name);
-            return Err(Broken::new(1, what));
-        }
-        let Some(all) = exits.exits.get("exits") else {
-            let what = format!("no counter `exits` of `{}`", exits.name);
-            return Err(Broken::new(1, what));
-        };
-        let unit = catalog::find("exits").map_or("", |metric| metric.unit);
-        let like = Series {
-            peer: exits.name.clone(),
-            role: match is_ours {
-                true => Role::Variant,
-                false => Role::Peer,
-            },
-            ..self.like("exits of an operation", "exits", unit)
-        };
-        #[expect(clippy::cast_precision_loss, reason = "far below 2^53")]
-        let of_one = all / exits.num_operations as f64;
-        self.add(&like, &[of_one], 1)
     }
 
     /// The subject stands before the first comma of the name.
@@ -286,31 +244,6 @@ mod tests {
             (wake_ups[0].role, wake_ups[1].role),
             (Role::Ours, Role::Peer)
         );
-    }
-
-    #[test]
-    fn exits_of_operations_have_no_ratio() {
-        let text = TEXT.replace(
-            "\"case\": \"ring\",",
-            r#""case": "verbs", "exits": [{"name": "ring", "num_operations": 200, "exits": {"exits": 3, "io_exits": 1}},
-                {"name": "pio-exit", "num_operations": 100, "exits": {"exits": 100}}],"#,
-        );
-        let results = load(&text).unwrap();
-
-        let exits: Vec<_> = results
-            .series
-            .iter()
-            .filter(|series| series.metric == "exits")
-            .map(|series| (series.peer.as_str(), series.role, series.values()))
-            .collect();
-        assert_eq!(
-            exits,
-            [
-                ("ring", Role::Variant, vec![0.015]),
-                ("pio-exit", Role::Peer, vec![1.0])
-            ]
-        );
-        assert!(load(&text.replace("200", "0")).is_err());
     }
 
     #[test]
