@@ -35,11 +35,11 @@ pub use files::Paths;
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
     /// No.
-    #[default]
     Off,
     /// What would be refused is in the kernel's log; nothing is.
     Log,
     /// Yes.
+    #[default]
     On,
 }
 

@@ -77,7 +77,7 @@ pub enum RunError {
     #[error("the guest's CPU gave up (triple fault) before the --exec command had ended")]
     TripleFault,
     /// The program cannot be confined.
-    #[error("--sandbox")]
+    #[error("cannot confine this VM; --sandbox off goes without")]
     Sandbox(#[from] SandboxError),
     /// The guest ended and never ran its command.
     #[error(

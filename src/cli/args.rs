@@ -446,7 +446,7 @@ pub struct RunArgs {
     #[arg(long)]
     pub force: bool,
     /// Confine each thread to the system calls and files that it needs, and give up privileges, before
-    /// the guest runs [default: off].
+    /// the guest runs [default: on].
     #[arg(long, value_enum, value_name = "MODE")]
     pub sandbox: Option<SandboxMode>,
 }

@@ -93,6 +93,7 @@ const LIFE: List = List {
         Sysno::nanosleep,
         // Memory allocation of the C library looks how many processors there are, and how memory is
         // overcommitted. Landlock says what can be opened.
+        Sysno::open,
         Sysno::openat,
         Sysno::poll,
         Sysno::ppoll,
@@ -227,7 +228,8 @@ const RECLAIM: List = List {
     conditions: &[USERFAULT, PAGES],
 };
 
-/// What the main thread alone does: signals, children, the terminal.
+/// What the main thread alone does: signals, children, the terminal. It ends devices as well, and their way to
+/// a daemon.
 const MAIN: List = List {
     calls: &[
         Sysno::kill,
@@ -246,9 +248,10 @@ const DEVICE: List = List {
     conditions: &[KVM, TUN_AND_TTY, BLOCK],
 };
 
-/// What the way to a daemon takes: a new connection, the memory and events that are shared over it.
+/// What the way to a daemon takes: a new connection, the memory (lent under a lock) and events that are shared
+/// over it.
 const UPLINK: List = List {
-    calls: &[Sysno::connect],
+    calls: &[Sysno::connect, Sysno::flock],
     conditions: &[KVM, sockets(AF_UNIX)],
 };
 
@@ -276,6 +279,7 @@ pub fn of(class: ThreadClass) -> Vec<List> {
             LIFE,
             EVENTS,
             TRANSFERS,
+            MESSAGES,
             FILES,
             CHANGES_OF_FILES,
             RECLAIM,
@@ -286,8 +290,8 @@ pub fn of(class: ThreadClass) -> Vec<List> {
             let made = ThreadClass::ALL.into_iter().filter(|class| class.is_made());
             made.flat_map(of).chain([FACTORY]).collect()
         }
-        ThreadClass::Vcpu => vec![LIFE, EVENTS, TRANSFERS, SHARED_MEMORY, RECLAIM, DEVICE],
-        ThreadClass::Device => vec![
+        // A vCPU switches devices on and off, and calls those of a daemon, by itself.
+        ThreadClass::Vcpu | ThreadClass::Device => vec![
             LIFE,
             EVENTS,
             TRANSFERS,
