@@ -142,6 +142,7 @@ const TRANSFERS: List = List {
         Sysno::fdatasync,
         Sysno::fsync,
         Sysno::fstat,
+        Sysno::fstatfs,
         Sysno::io_uring_enter,
         Sysno::io_uring_register,
         Sysno::io_uring_setup,
@@ -178,7 +179,6 @@ const FILES: List = List {
     calls: &[
         Sysno::access,
         Sysno::faccessat2,
-        Sysno::fstatfs,
         Sysno::getdents64,
         Sysno::geteuid,
         Sysno::getuid,
@@ -222,9 +222,9 @@ const SHARED_MEMORY: List = List {
     conditions: &[],
 };
 
-/// Guest memory that goes and comes back.
+/// Guest memory that goes and comes back. A lock says whether a daemon still has a part of it.
 const RECLAIM: List = List {
-    calls: &[Sysno::process_madvise],
+    calls: &[Sysno::flock, Sysno::process_madvise],
     conditions: &[USERFAULT, PAGES],
 };
 
@@ -248,10 +248,9 @@ const DEVICE: List = List {
     conditions: &[KVM, TUN_AND_TTY, BLOCK],
 };
 
-/// What the way to a daemon takes: a new connection, the memory (lent under a lock) and events that are shared
-/// over it.
+/// What the way to a daemon takes: a new connection, the memory and events that are shared over it.
 const UPLINK: List = List {
-    calls: &[Sysno::connect, Sysno::flock],
+    calls: &[Sysno::connect],
     conditions: &[KVM, sockets(AF_UNIX)],
 };
 

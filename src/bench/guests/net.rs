@@ -154,7 +154,8 @@ fn start(run: &Run, step: &Step, phases: &[Phase]) -> Result<Option<Started>, Gu
                     return Ok(None);
                 }
             }
-            for idx in 0..num {
+            // The first one last: it is the one that is followed from its beginning on.
+            for idx in (0..num).rev() {
                 ip(&format!("addr replace {}/32 dev lo", address(idx, GO)))?;
             }
             started

@@ -11,9 +11,12 @@
 
 use std::ffi::OsStr;
 use std::io::{self, ErrorKind, Read, Write};
+use std::net::Shutdown;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use super::backend::{Port, Received, Sent, TxFrame};
 use super::queue::QueueFault;
@@ -31,6 +34,9 @@ const FRAME_BYTES: std::ops::RangeInclusive<u32> = 14..=65_535;
 const IN_BYTES: usize = 256 << 10;
 /// Bytes that wait for passt before we wait for it.
 const MAX_OUT_BYTES: usize = 256 << 10;
+
+/// How long passt may take to end by itself.
+const END_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Why passt does not run.
 #[derive(Debug, thiserror::Error)]
@@ -133,9 +139,19 @@ impl Passt {
 
 impl Drop for Passt {
     fn drop(&mut self) {
-        // It may have ended before; we only have to collect it.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        // Its one connection ends, and so does it. A signal may be refused: started by root it becomes
+        // somebody else, and a confined VM has no capability left.
+        let _ = self.socket.shutdown(Shutdown::Both);
+        let end = Instant::now() + END_PATIENCE;
+        while matches!(self.child.try_wait(), Ok(None)) {
+            if Instant::now() >= end {
+                if self.child.kill().is_ok() {
+                    let _ = self.child.wait();
+                }
+                return;
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
     }
 }
 
