@@ -21,6 +21,7 @@ use crate::control_socket::{ControlSocket, ControlSocketError, Place, RunningVm,
 use crate::event::MainLoop;
 use crate::exec::{self, ExecError};
 use crate::exit::ExitStatus;
+use crate::footprint;
 use crate::kvm::vcpu::{VcpuError, VcpuThread};
 use crate::memory::resident_bytes;
 use crate::preflight::{self, PreflightError};
@@ -112,6 +113,7 @@ fn host(action: &'static str) -> impl Fn(io::Error) -> RunError {
 /// # Errors
 /// [`RunError`]; everything made so far is gone by then.
 pub fn run(config: &VmConfig, started: Instant) -> Result<ExitStatus, RunError> {
+    footprint::share_one_heap();
     let files = preflight::input(config)?;
     let mut kernel = KernelImage::open(&files.kernel).map_err(BootError::from)?;
     let payload = config.exec.as_deref().map(exec::payload).transpose()?;
@@ -163,6 +165,9 @@ pub fn run(config: &VmConfig, started: Instant) -> Result<ExitStatus, RunError> 
     let governor = start_governor(config, &machine);
     let control_socket =
         open_control_socket(config, files.kernel, &machine, &control, governor.as_ref());
+    if let Err(error) = footprint::forget_start() {
+        tracing::debug!("cannot give memory of the start back: {error}");
+    }
     sandbox::enter(ThreadClass::Main);
     let ended = main_loop.run();
     control.end(End::Escape); // if the loop failed, the vCPUs stop all the same
