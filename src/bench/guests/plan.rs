@@ -96,7 +96,7 @@ impl Sweep {
             Sweep::Sizes => &[0],
             Sweep::Queues => &[1, 2, 4, 8],
             Sweep::Venets => &[1, 2, 4, 8, 16],
-            Sweep::Ports => &[2, 4, 8],
+            Sweep::Ports => &[2, 4, 8, 16],
             Sweep::Guests => &[1, 2, 4, 8],
         }
     }
