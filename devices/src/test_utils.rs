@@ -6,10 +6,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tracing::{Event, Level, Metadata, Subscriber, span};
 use virtio_queue::{Queue, QueueT};
+use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+use crate::GuestRam;
 use crate::interrupt::{MsiMessage, MsiVector, MsiVectors};
 use crate::virtio::VirtioInterrupt;
+use crate::virtio::serve::Served;
 
 /// Vectors that lead nowhere but to their eventfds.
 #[derive(Debug, Default)]
@@ -99,4 +102,35 @@ pub(crate) fn fixed_queue() -> Queue {
     queue.set_event_idx(true);
     queue.set_ready(true);
     queue
+}
+
+/// Turns that a driver gets that cannot bring new work.
+const MAX_TURNS: usize = 32;
+
+/// Guest RAM of regions of these sizes in bytes, one behind the other from address 0, that starts with
+/// `bytes`, as many as fit.
+#[expect(clippy::unwrap_used, reason = "a host without memory cannot test")]
+pub(crate) fn arbitrary_ram(region_sizes: &[usize], bytes: &[u8]) -> GuestRam {
+    let mut total = 0;
+    let regions: Vec<_> = region_sizes
+        .iter()
+        .map(|size| {
+            total += size;
+            (GuestAddress((total - size) as u64), *size)
+        })
+        .collect();
+    let ram = GuestRam::from_ranges(&regions).unwrap();
+    let bytes = bytes.get(..total).unwrap_or(bytes);
+    ram.write_slice(bytes, GuestAddress(0)).unwrap();
+    ram
+}
+
+/// Serves turn after turn until all is done, as a worker does, but not for ever.
+pub(crate) fn serve_turns<E>(mut serve: impl FnMut() -> Result<Served, E>) -> Result<(), E> {
+    for _ in 0..MAX_TURNS {
+        if serve()? == Served::All {
+            break;
+        }
+    }
+    Ok(())
 }

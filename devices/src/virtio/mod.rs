@@ -16,7 +16,7 @@ pub mod device;
 pub mod interrupt;
 pub mod net;
 pub mod rng;
-mod serve;
+pub(crate) mod serve;
 pub mod transport;
 
 pub use device::{ActivateError, Activation, ActiveQueue, VirtioDevice};

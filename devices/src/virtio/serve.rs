@@ -21,7 +21,7 @@ const AGAIN: u32 = u32::MAX;
 /// Whether a turn left something for another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
-pub(super) enum Served {
+pub(crate) enum Served {
     /// The next event brings the next work.
     All,
     /// There is more to do now; come back after a look at other events.

@@ -17,8 +17,6 @@ use crate::bench::ip::ip;
 
 /// What a guest may be silent for beyond a measurement: it has stood still then.
 const SILENCE: Duration = Duration::from_secs(25);
-/// How long a guest may take to power off.
-const POWER_OFF: Duration = Duration::from_secs(3);
 /// How long the other end's program may take after that of the guest.
 const OTHER_END: Duration = Duration::from_secs(3);
 /// Until a guest that counts is listening.
@@ -229,10 +227,7 @@ fn follow(
             Line::Ready | Line::Other => {}
         }
     }
-    // It powers off by itself; what does not is ended.
-    if let Some(guest) = started.clients.first_mut() {
-        guest.wait(POWER_OFF, &run.starter.interrupt)?;
-    }
+    started.power_off(&run.starter.interrupt)?;
     Ok(None)
 }
 

@@ -18,6 +18,8 @@ use crate::exec;
 
 /// How long the daemon may take to start.
 const DAEMON_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a guest may take to power off when it has said all.
+const POWER_OFF: Duration = Duration::from_secs(5);
 /// Silence after which a guest that starts has stood still.
 pub const BOOT_SILENCE: Duration = Duration::from_secs(60);
 
@@ -46,6 +48,17 @@ impl Started {
             is_ours: self.is_ours,
             clock: None,
         }
+    }
+
+    /// Waits for the first guest, which powers off by itself when it has said all; what does not is ended.
+    ///
+    /// # Errors
+    /// The user ends the run.
+    pub fn power_off(&mut self, interrupt: &Interrupt) -> Result<(), GuestsError> {
+        if let Some(guest) = self.clients.first_mut() {
+            guest.wait(POWER_OFF, interrupt)?;
+        }
+        Ok(())
     }
 }
 

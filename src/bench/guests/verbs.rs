@@ -30,8 +30,6 @@ pub const BOOT: &str = "verbs-boot";
 const SILENCE: Duration = Duration::from_secs(30);
 /// How long a turn may take, whatever the guest says meanwhile.
 const TURN_PATIENCE: Duration = Duration::from_secs(40);
-/// How long a guest may take to power off.
-const POWER_OFF: Duration = Duration::from_secs(5);
 
 /// How long a step takes beside the start of its guest, in seconds.
 pub fn duration(has_control: bool) -> f64 {
@@ -123,10 +121,7 @@ fn follow(
             Line::Other => {}
         }
     }
-    // It powers off by itself; what does not is ended.
-    if let Some(guest) = started.clients.first_mut() {
-        guest.wait(POWER_OFF, &interrupt)?;
-    }
+    started.power_off(&interrupt)?;
     Ok(None)
 }
 

@@ -2,20 +2,14 @@
 
 use std::sync::Arc;
 
-use vm_memory::{Bytes, GuestAddress};
-
 use super::handler::{BalloonFault, BalloonHandler, QueueKind};
 use super::metrics::BalloonMetrics;
 use crate::GuestRam;
 use crate::error::chain;
-use crate::test_utils::{fake_interrupt, fixed_queue};
-use crate::virtio::serve::Served;
+use crate::test_utils::{arbitrary_ram, fake_interrupt, fixed_queue, serve_turns};
 
 /// Guest RAM in bytes, from address 0.
 pub const RAM_BYTES: usize = 0x4_0000;
-
-/// Turns that a guest gets; it cannot bring new work, so a few are enough.
-const MAX_TURNS: usize = 8;
 
 /// Serves queue `queue_idx % 3` (inflate, deflate, reporting) to a driver that wrote `bytes` to the
 /// start of its RAM. Whatever they are, the device does not panic and is done in bounded time; it
@@ -26,11 +20,8 @@ const MAX_TURNS: usize = 8;
 ///
 /// # Panics
 /// If the host is out of memory or file descriptors.
-#[expect(clippy::unwrap_used, reason = "a host without memory cannot test")]
 pub fn serve_arbitrary(queue_idx: u16, bytes: &[u8]) -> Result<(), String> {
-    let ram = GuestRam::from_ranges(&[(GuestAddress(0), RAM_BYTES)]).unwrap();
-    let bytes = bytes.get(..RAM_BYTES).unwrap_or(bytes);
-    ram.write_slice(bytes, GuestAddress(0)).unwrap();
+    let ram = arbitrary_ram(&[RAM_BYTES], bytes);
     let kind = match queue_idx % 3 {
         0 => QueueKind::Inflate,
         1 => QueueKind::Deflate,
@@ -58,10 +49,5 @@ pub(super) fn handler(
 
 /// Serves until all is done, as the worker does.
 pub(super) fn run(handler: &mut BalloonHandler) -> Result<(), BalloonFault> {
-    for _ in 0..MAX_TURNS {
-        if handler.serve_queue()? == Served::All {
-            break;
-        }
-    }
-    Ok(())
+    serve_turns(|| handler.serve_queue())
 }

@@ -4,8 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread;
 
-use vm_memory::{Bytes, GuestAddress};
-
 use super::disk::Disk;
 use super::engine::Engine;
 use super::handler::{Backend, BlkFault, Handler};
@@ -13,15 +11,11 @@ use super::metrics::{BlkMetrics, EngineKind};
 use super::watch::TransferWatch;
 use crate::GuestRam;
 use crate::error::chain;
-use crate::test_utils::{QUEUE_SIZE, fake_interrupt, fixed_queue};
+use crate::test_utils::{QUEUE_SIZE, arbitrary_ram, fake_interrupt, fixed_queue, serve_turns};
 use crate::virtio::VirtioInterrupt;
-use crate::virtio::serve::Served;
 
 /// Guest RAM in bytes, from address 0, in two regions that meet in the middle.
 pub const RAM_BYTES: usize = 0x1_0000;
-
-/// Turns that a guest gets; it cannot bring new work, so a few are enough.
-const MAX_TURNS: usize = 32;
 
 /// Serves `disk` to a driver that wrote `bytes` to the start of its RAM: descriptor table,
 /// available ring, used ring, and the rest for headers, indirect tables and data.
@@ -34,20 +28,9 @@ const MAX_TURNS: usize = 32;
 /// # Panics
 /// If the host is out of memory or file descriptors, or lacks the engine.
 pub fn serve_arbitrary(disk: &Arc<Disk>, kind: EngineKind, bytes: &[u8]) -> Result<(), String> {
-    let ram = arbitrary_ram(bytes);
+    let ram = arbitrary_ram(&[RAM_BYTES / 2; 2], bytes);
     let mut handler = handler(disk, kind, &ram, &fake_interrupt(1), None);
     run(&mut handler).map_err(|fault| chain(&fault))
-}
-
-/// Guest RAM that starts with `bytes`, as many as fit.
-#[expect(clippy::unwrap_used, reason = "a host without memory cannot test")]
-fn arbitrary_ram(bytes: &[u8]) -> GuestRam {
-    let half = RAM_BYTES / 2;
-    let ram = GuestRam::from_ranges(&[(GuestAddress(0), half), (GuestAddress(half as u64), half)])
-        .unwrap();
-    let bytes = bytes.get(..RAM_BYTES).unwrap_or(bytes);
-    ram.write_slice(bytes, GuestAddress(0)).unwrap();
-    ram
 }
 
 /// A handler on the queue at the fixed addresses.
@@ -73,11 +56,7 @@ pub(super) fn handler(
 
 /// Serves until all is done, as the worker does.
 pub(super) fn run(handler: &mut Handler) -> Result<(), BlkFault> {
-    for _ in 0..MAX_TURNS {
-        if handler.serve_queue()? == Served::All {
-            break;
-        }
-    }
+    serve_turns(|| handler.serve_queue())?;
     while handler.engine().num_in_flight() > 0 {
         let _ = handler.serve_completions()?;
         thread::yield_now();
