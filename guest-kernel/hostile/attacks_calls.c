@@ -220,6 +220,10 @@ void hostile_attack_doorbells(struct hostile *hostile)
 	}
 	for (i = 0; i < NUM_DOORBELLS; i++) {
 		hostile_ring(hostile, i % 4 ? hostile->tx_signal : i / 4 % 160);
+		if (i % 4 == 1) /* any port, of any signal and of none, but for calls */
+			outb(i, hostile->ports + VBUS_PCI_PORT_FAST_CALL + sizeof(u32) +
+				i / 4 % (VBUS_PCI_PORTS_BAR_BYTES - VBUS_PCI_PORT_FAST_CALL -
+					 sizeof(u32)));
 		if (i % 64 == 0)
 			usleep_range(hostile->pause, 2 * hostile->pause + 1);
 	}

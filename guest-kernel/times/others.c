@@ -38,9 +38,9 @@ int times_pio_exit(u32 num)
 }
 
 /*
- * KVM compares the doorbells of the port in the order in which they were first rung since the port
- * was mapped. Maps it anew, and makes ours the first one, as if it were the only one, and those of
- * the event queues the next ones. So the ring of vbus.c, which rings later, comes last.
+ * KVM compares the doorbells of the port for all in the order in which they were first rung since the
+ * port was mapped. Maps it anew, and makes ours the first one, as if it were the only one. The ring of
+ * vbus.c has a port of its own, among those of the event queues, as if they had all rung.
  */
 int times_order_doorbells(void)
 {
@@ -56,7 +56,7 @@ int times_order_doorbells(void)
 	pci_write_config_word(pdev, PCI_COMMAND, command);
 	outl(TIMES_SIGNAL, times_ports);
 	for (i = 0; i < VBUS_PCI_NUM_EVENT_QUEUES; i++)
-		outl(i, times_ports);
+		outb(0, times_ports + VBUS_PCI_PORT_SIGNALS - VBUS_PCI_PORT_DOORBELL + i);
 	pci_dev_put(pdev);
 	return times_doorbell(1);
 }

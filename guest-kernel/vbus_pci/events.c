@@ -13,7 +13,7 @@ static void vbus_pci_doorbell(void *context)
 {
 	struct vbus_pci_queue *queue = context;
 
-	outl(queue->index, queue->vp->ports + VBUS_PCI_PORT_DOORBELL);
+	vbus_pci_ring(queue->vp, queue->index);
 }
 
 /* Leaves it to the worker; false if there are too many. */

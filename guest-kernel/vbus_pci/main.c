@@ -63,10 +63,11 @@ static int vbus_pci_negotiate(struct vbus_pci *vp)
 {
 	struct vbus_pci_negotiate args = {
 		.version = cpu_to_le32(VBUS_PCI_VERSION),
-		.capabilities = cpu_to_le64(VBUS_PCI_CAP_DEVICE_LOST),
+		.capabilities = cpu_to_le64(VBUS_PCI_CAP_DEVICE_LOST | VBUS_PCI_CAP_SIGNAL_PORTS),
 	};
 	u32 magic = readl(&vp->registers->magic);
 	u32 version = readl(&vp->registers->version);
+	int ret;
 
 	if (magic != VBUS_PCI_MAGIC || version != VBUS_PCI_VERSION) {
 		dev_err(&vp->pdev->dev, "no connector of version %u (magic %#x, version %u)\n",
@@ -77,7 +78,11 @@ static int vbus_pci_negotiate(struct vbus_pci *vp)
 		return -ENODEV;
 	writel(1, &vp->registers->reset); /* whatever a kernel before us left open */
 	vp->num_resets = readl(&vp->registers->num_resets);
-	return vbus_pci_call(vp, VBUS_PCI_FUNC_NEGOTIATE, &args, sizeof(args));
+	ret = vbus_pci_call(vp, VBUS_PCI_FUNC_NEGOTIATE, &args, sizeof(args));
+	if (ret >= 0 && le64_to_cpu(args.capabilities) & VBUS_PCI_CAP_SIGNAL_PORTS &&
+	    pci_resource_len(vp->pdev, VBUS_PCI_PORTS_BAR) >= VBUS_PCI_PORTS_BAR_BYTES)
+		vp->num_signal_ports = VBUS_PCI_NUM_SIGNALS;
+	return ret;
 }
 
 static int vbus_pci_take_vectors(struct vbus_pci *vp)

@@ -4,6 +4,7 @@
 #define VBUS_PCI_H
 
 #include <linux/bitmap.h>
+#include <linux/io.h>
 #include <linux/kfifo.h>
 #include <linux/mutex.h>
 #include <linux/pci.h>
@@ -63,6 +64,7 @@ struct vbus_pci_box {
  * @pdev: what PCI sees of it
  * @registers: BAR 0
  * @ports: number of the first port of BAR 2
+ * @num_signal_ports: signals with a port of their own, the first ones
  * @num_resets: of the host, since we have begun
  * @is_ending: no device comes or goes any more
  * @num_channels: channels for fast calls, one for each of the first processors
@@ -83,6 +85,7 @@ struct vbus_pci {
 	struct pci_dev *pdev;
 	struct vbus_pci_registers __iomem *registers;
 	unsigned long ports;
+	u32 num_signal_ports;
 	u32 num_resets;
 	bool is_ending;
 
@@ -106,6 +109,18 @@ struct vbus_pci {
 static inline struct vbus_pci *to_vbus_pci(struct vbus_connector *connector)
 {
 	return container_of(connector, struct vbus_pci, connector);
+}
+
+/*
+ * Rings doorbell @signal. At a port of its own KVM finds it at once, whatever else there is to ring;
+ * behind the port for all it is compared with each.
+ */
+static inline void vbus_pci_ring(struct vbus_pci *vp, u32 signal)
+{
+	if (signal < vp->num_signal_ports)
+		outb(0, vp->ports + VBUS_PCI_PORT_SIGNALS + signal);
+	else
+		outl(signal, vp->ports + VBUS_PCI_PORT_DOORBELL);
 }
 
 /* main.c */

@@ -114,7 +114,7 @@ static void vbus_pci_share_doorbell(void *context)
 {
 	struct vbus_share *share = context;
 
-	outl(share->signal, to_vbus_pci(share->connector)->ports + VBUS_PCI_PORT_DOORBELL);
+	vbus_pci_ring(to_vbus_pci(share->connector), share->signal);
 }
 
 const struct vbus_connector_ops vbus_pci_ops = {

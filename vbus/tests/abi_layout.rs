@@ -83,10 +83,10 @@ fn rust_values() -> Values {
     layout!(values, "venet_capabilities", venet::Capabilities: group, bits);
     layout!(values, "venet_link_info", venet::LinkInfo: mtu, is_up);
     consts!(values, "VBUS_PCI_", pci: VENDOR_ID, DEVICE_ID, REVISION, CLASS, REGISTERS_BAR, PORTS_BAR, MSIX_BAR, REGISTERS_BAR_BYTES, PORTS_BAR_BYTES, MAGIC, VERSION, NUM_EVENT_QUEUES, NUM_SIGNALS, NUM_VECTORS, NUM_CHANNELS, NO_SIGNAL, NO_VECTOR, STATUS_PENDING, KIND_BYTES, MAX_CALL_BYTES);
-    consts!(values, "VBUS_PCI_PORT_", pci::port: DOORBELL, FAST_CALL);
+    consts!(values, "VBUS_PCI_PORT_", pci::port: DOORBELL, FAST_CALL, SIGNALS);
     consts!(values, "VBUS_PCI_FUNC_", pci::func: NEGOTIATE, EVENT_QUEUE, START, CHANNEL, DEVICE_INFO, OPEN, DEVICE_CALL, SHM, CLOSE);
     consts!(values, "VBUS_PCI_EVENT_", pci::event: DEVICE_ADDED, DEVICE_DROPPED, SIGNAL, SHM_CLOSED, DEVICE_LOST);
-    consts!(values, "VBUS_PCI_CAP_", pci::cap: DEVICE_LOST);
+    consts!(values, "VBUS_PCI_CAP_", pci::cap: DEVICE_LOST, SIGNAL_PORTS);
     layout!(values, "vbus_pci_registers", pci::Registers: magic, version, capabilities, num_event_queues, num_signals, num_vectors, num_channels, num_resets, reset, call);
     layout!(values, "vbus_pci_call", pci::Call: func, status, args);
     layout!(values, "vbus_pci_negotiate", pci::Negotiate: version, reserved, capabilities);

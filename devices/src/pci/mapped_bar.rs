@@ -1,6 +1,7 @@
 //! A BAR where the guest placed it, and the doorbells inside it.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -21,8 +22,8 @@ pub struct BarDoorbell {
     pub offset: u64,
     /// The only data that rings it, written as 4 bytes; `None` for any.
     pub data: Option<u32>,
-    /// What a guest write there signals.
-    pub doorbell: EventFd,
+    /// What a guest write there signals; several doorbells may share one.
+    pub doorbell: Arc<EventFd>,
 }
 
 impl BarDoorbell {
@@ -49,8 +50,9 @@ pub(super) struct MappedBar {
     function: Arc<dyn PciFunction>,
     bar: Bar,
     attacher: Arc<Attacher>,
-    /// Offsets of its doorbells, in order: most writes ring none, and a function can have hundreds.
-    bell_offsets: Vec<u64>,
+    /// Where its doorbells are, in order, neighbours as one: most writes ring none, and a function can
+    /// have hundreds.
+    bell_ranges: Vec<Range<u64>>,
     /// Indices of the function's doorbells that are attached; `None` when the BAR is not mapped any
     /// more.
     attached: Mutex<Option<BTreeSet<usize>>>,
@@ -62,7 +64,7 @@ impl MappedBar {
         let of_bar = bells.filter(|bell| bell.bar_idx == bar.idx);
         let offsets: BTreeSet<u64> = of_bar.map(|bell| bell.offset).collect();
         MappedBar {
-            bell_offsets: offsets.into_iter().collect(),
+            bell_ranges: ranges(offsets),
             function,
             bar,
             attacher,
@@ -117,6 +119,18 @@ impl MappedBar {
     }
 }
 
+/// The ranges that `offsets` are, in order.
+fn ranges(offsets: BTreeSet<u64>) -> Vec<Range<u64>> {
+    let mut ranges: Vec<Range<u64>> = Vec::new();
+    for offset in offsets {
+        match ranges.last_mut() {
+            Some(last) if last.end == offset => last.end += 1,
+            _ => ranges.push(offset..offset + 1),
+        }
+    }
+    ranges
+}
+
 impl BusDevice for MappedBar {
     fn read(&self, offset: u64, data: &mut [u8]) {
         self.function.read_bar(self.bar.idx, offset, data);
@@ -124,7 +138,8 @@ impl BusDevice for MappedBar {
 
     fn write(&self, offset: u64, data: &[u8]) {
         self.function.write_bar(self.bar.idx, offset, data);
-        if self.bell_offsets.binary_search(&offset).is_err() {
+        let mut ranges = self.bell_ranges.iter();
+        if !ranges.any(|range| range.contains(&offset)) {
             return;
         }
         let mut bells = self.function.doorbells().iter().enumerate();
@@ -133,5 +148,19 @@ impl BusDevice for MappedBar {
         {
             self.attach_doorbell(idx, bell);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbours_are_one_range() {
+        assert_eq!(
+            ranges(BTreeSet::from([0, 4, 128, 129, 130])),
+            [0..1, 4..5, 128..131]
+        );
+        assert_eq!(ranges(BTreeSet::new()), []);
     }
 }

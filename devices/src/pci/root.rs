@@ -293,7 +293,7 @@ mod tests {
             bar_idx,
             offset,
             data,
-            doorbell: EventFd::new(EFD_NONBLOCK).unwrap(),
+            doorbell: Arc::new(EventFd::new(EFD_NONBLOCK).unwrap()),
         };
         root.plug(Arc::new(Function {
             config: Mutex::new(config),

@@ -17,6 +17,9 @@ use super::events::EventWakeUp;
 use super::mailbox::{Args, change_bytes};
 use super::queue::EventQueue;
 
+/// Capabilities offered.
+pub(super) const CAPABILITIES: u64 = cap::DEVICE_LOST | cap::SIGNAL_PORTS;
+
 impl Connector {
     /// A call that changes what the session is; no other call runs meanwhile.
     pub(super) fn set_up(
@@ -167,7 +170,7 @@ fn negotiate(session: &mut Session, args: &mut Args) -> Result<u32, Errno> {
     if negotiate.version.get() != VERSION {
         return Err(Errno::INVAL);
     }
-    let given = negotiate.capabilities.get() & cap::DEVICE_LOST;
+    let given = negotiate.capabilities.get() & CAPABILITIES;
     if given & cap::DEVICE_LOST != 0 {
         session.on_loss = OnLoss::Keep;
     }

@@ -296,7 +296,7 @@ pub(super) struct Service(pub Arc<Connector>);
 impl Service {
     fn doorbells(&self) -> impl Iterator<Item = (u32, &EventFd)> {
         let bells = self.0.around.signals.doorbells().iter();
-        (0..NUM_EVENT_QUEUES).zip(bells.map(|bell| &bell.doorbell))
+        (0..NUM_EVENT_QUEUES).zip(bells.map(|bell| &*bell.doorbell))
     }
 }
 

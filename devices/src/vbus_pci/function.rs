@@ -9,10 +9,11 @@ use parking_lot::Mutex;
 use vbus::abi::pci::{
     CLASS, DEVICE_ID, MAGIC, MSIX_BAR, NUM_CHANNELS, NUM_EVENT_QUEUES, NUM_SIGNALS, NUM_VECTORS,
     PORTS_BAR, PORTS_BAR_BYTES, REGISTERS_BAR, REGISTERS_BAR_BYTES, REVISION, Registers, VENDOR_ID,
-    VERSION, cap, port,
+    VERSION, port,
 };
 use zerocopy::IntoBytes;
 
+use super::calls::CAPABILITIES;
 use super::connector::{Connector, Service};
 use super::metrics::VbusPciMetrics;
 use super::wires::Vectors;
@@ -33,6 +34,7 @@ const CALL: u64 = std::mem::offset_of!(Registers, call) as u64;
 const CALL_HIGH: u64 = CALL + 4;
 const PORT_DOORBELL: u64 = port::DOORBELL as u64;
 const PORT_FAST_CALL: u64 = port::FAST_CALL as u64;
+const PORT_SIGNALS: u64 = port::SIGNALS as u64;
 
 struct Configuration {
     config: ConfigSpace,
@@ -106,7 +108,7 @@ impl VbusPci {
         Registers {
             magic: MAGIC.into(),
             version: VERSION.into(),
-            capabilities: cap::DEVICE_LOST.into(),
+            capabilities: CAPABILITIES.into(),
             num_event_queues: NUM_EVENT_QUEUES.into(),
             num_signals: NUM_SIGNALS.into(),
             num_vectors: NUM_VECTORS.into(),
@@ -140,22 +142,30 @@ impl VbusPci {
     }
 
     fn write_port(&self, offset: u64, data: &[u8]) {
-        let Ok(value) = data.try_into().map(u32::from_le_bytes) else {
-            return;
-        };
-        let metrics = &self.connector.around.metrics;
-        match offset {
-            PORT_DOORBELL => match self.connector.around.signals.doorbell(value) {
-                Some(doorbell) => {
-                    metrics.doorbell_exits.add(1);
-                    // Fails only when the counter is full, and then it is readable.
-                    let _ = doorbell.write(1);
-                }
-                None => metrics.unknown_doorbells.add(1),
-            },
-            PORT_FAST_CALL if self.is_bus_master() => self.connector.fast_call(value),
-            PORT_FAST_CALL => self.connector.cannot_answer("bus mastering off"),
+        let value = data.try_into().map(u32::from_le_bytes);
+        match (offset, value) {
+            (PORT_FAST_CALL, Ok(channel)) if self.is_bus_master() => {
+                self.connector.fast_call(channel);
+            }
+            (PORT_FAST_CALL, Ok(_)) => self.connector.cannot_answer("bus mastering off"),
+            (PORT_DOORBELL, Ok(number)) => self.ring(number),
+            (PORT_SIGNALS.., _) => {
+                // The BAR ends soon behind it.
+                self.ring(u32::try_from(offset - PORT_SIGNALS).unwrap_or(u32::MAX));
+            }
             _ => {}
+        }
+    }
+
+    fn ring(&self, number: u32) {
+        let around = &self.connector.around;
+        match around.signals.doorbell(number) {
+            Some(doorbell) => {
+                around.metrics.doorbell_exits.add(1);
+                // Fails only when the counter is full, and then it is readable.
+                let _ = doorbell.write(1);
+            }
+            None => around.metrics.unknown_doorbells.add(1),
         }
     }
 

@@ -1,6 +1,7 @@
 //! Interrupts and doorbells of a connector, which live as long as it does.
 
 use std::io;
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 use vbus::abi::pci::{NUM_EVENT_QUEUES, NUM_SIGNALS, NUM_VECTORS, PORTS_BAR, port};
@@ -34,11 +35,13 @@ impl VectorOwner for Vectors {
     }
 }
 
-/// One eventfd for each number of a signal, rung by the guest through a port.
+/// One eventfd for each number of a signal, rung by the guest through a port: one that takes the
+/// number, or one of its own.
 ///
 /// They stay the same for ever: whoever gets a number gets a duplicate of its eventfd. So a number
 /// is given again only when its last user has let go.
 pub(super) struct Signals {
+    /// By number at [`port::DOORBELL`], then by number at [`port::SIGNALS`].
     doorbells: Vec<BarDoorbell>,
     taken: Mutex<Vec<bool>>,
 }
@@ -49,16 +52,19 @@ impl Signals {
     /// # Errors
     /// The host is out of file descriptors.
     pub fn new() -> io::Result<Self> {
-        let doorbell = |number| {
-            Ok(BarDoorbell {
-                bar_idx: PORTS_BAR,
-                offset: port::DOORBELL.into(),
-                data: Some(number),
-                doorbell: EventFd::new(EFD_NONBLOCK)?,
-            })
+        let events = (0..NUM_SIGNALS).map(|_| EventFd::new(EFD_NONBLOCK).map(Arc::new));
+        let events = events.collect::<io::Result<Vec<_>>>()?;
+        let numbered = || (0..NUM_SIGNALS).zip(&events);
+        let bell = |offset: u32, data, event: &Arc<EventFd>| BarDoorbell {
+            bar_idx: PORTS_BAR,
+            offset: offset.into(),
+            data,
+            doorbell: Arc::clone(event),
         };
+        let by_data = numbered().map(|(number, event)| bell(port::DOORBELL, Some(number), event));
+        let by_port = numbered().map(|(number, event)| bell(port::SIGNALS + number, None, event));
         Ok(Signals {
-            doorbells: (0..NUM_SIGNALS).map(doorbell).collect::<io::Result<_>>()?,
+            doorbells: by_data.chain(by_port).collect(),
             taken: Mutex::new(
                 (0..NUM_SIGNALS)
                     .map(|number| number < NUM_EVENT_QUEUES)
@@ -74,7 +80,8 @@ impl Signals {
     /// What a guest rings with `number`.
     pub fn doorbell(&self, number: u32) -> Option<&EventFd> {
         let idx = usize::try_from(number).ok()?;
-        self.doorbells.get(idx).map(|bell| &bell.doorbell)
+        let bell = self.doorbells.get(idx).filter(|_| number < NUM_SIGNALS)?;
+        Some(&bell.doorbell)
     }
 
     /// Takes a free number and forgets rings from before.

@@ -105,7 +105,7 @@ struct vbus_ring_slot {
 /* Bytes of BAR REGISTERS_BAR. */
 #define VBUS_PCI_REGISTERS_BAR_BYTES	4096
 /* Bytes of BAR PORTS_BAR. */
-#define VBUS_PCI_PORTS_BAR_BYTES	16
+#define VBUS_PCI_PORTS_BAR_BYTES	256
 /* First register: VBPC as text. */
 #define VBUS_PCI_MAGIC	0x43504256
 /* Version of the connector, negotiated by NEGOTIATE. */
@@ -135,6 +135,8 @@ struct vbus_ring_slot {
  * DEVICE_DROPPED, and what comes later has another id.
  */
 #define VBUS_PCI_CAP_DEVICE_LOST	(1ULL << 0)
+/* Each signal has a port of its own: PORT_SIGNALS. */
+#define VBUS_PCI_CAP_SIGNAL_PORTS	(1ULL << 1)
 
 /**
  * struct vbus_pci_registers - BAR 0. All registers but the last two are read-only.
@@ -163,11 +165,16 @@ struct vbus_pci_registers {
 	__le64 call;
 } __attribute__((aligned(8)));
 
-/* Ports of BAR 2: byte offsets. 32-bit writes. */
+/* Ports of BAR 2: byte offsets. 32-bit writes, but for PORT_SIGNALS. */
 /* The data is the number of a signal: wakes the host's end of that shm-signal. */
 #define VBUS_PCI_PORT_DOORBELL	0
 /* The data is a channel: does the Call of that channel before the write returns. */
 #define VBUS_PCI_PORT_FAST_CALL	4
+/*
+ * The first of NUM_SIGNALS ports: a write of any width and data to the one of a signal does what its
+ * number does at DOORBELL. Only with VBUS_PCI_CAP_SIGNAL_PORTS.
+ */
+#define VBUS_PCI_PORT_SIGNALS	128
 
 /* Call::func. */
 /* Negotiate. First of all; EBUSY the second time until a reset. */

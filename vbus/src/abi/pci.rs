@@ -25,7 +25,7 @@ pub const MSIX_BAR: usize = 4;
 /// Bytes of BAR [`REGISTERS_BAR`].
 pub const REGISTERS_BAR_BYTES: u32 = 4096;
 /// Bytes of BAR [`PORTS_BAR`].
-pub const PORTS_BAR_BYTES: u32 = 16;
+pub const PORTS_BAR_BYTES: u32 = 256;
 
 /// First register: `VBPC` as text.
 pub const MAGIC: u32 = u32::from_le_bytes(*b"VBPC");
@@ -55,6 +55,8 @@ pub mod cap {
     /// An interface whose host is gone is [`super::event::DEVICE_LOST`] and keeps its id if it
     /// returns. Else it is [`super::event::DEVICE_DROPPED`], and what comes later has another id.
     pub const DEVICE_LOST: u64 = 1 << 0;
+    /// Each signal has a port of its own: [`super::port::SIGNALS`].
+    pub const SIGNAL_PORTS: u64 = 1 << 1;
 }
 
 /// BAR 0. All registers but the last two are read-only.
@@ -85,12 +87,15 @@ pub struct Registers {
     pub call: U64,
 }
 
-/// Ports of BAR 2: byte offsets. 32-bit writes.
+/// Ports of BAR 2: byte offsets. 32-bit writes, but for [`port::SIGNALS`].
 pub mod port {
     /// The data is the number of a signal: wakes the host's end of that shm-signal.
     pub const DOORBELL: u32 = 0;
     /// The data is a channel: does the [`super::Call`] of that channel before the write returns.
     pub const FAST_CALL: u32 = 4;
+    /// The first of [`super::NUM_SIGNALS`] ports: a write of any width and data to the one of a signal
+    /// does what its number does at [`DOORBELL`]. Only with [`super::cap::SIGNAL_PORTS`].
+    pub const SIGNALS: u32 = 128;
 }
 
 /// [`Call::func`].
@@ -256,5 +261,6 @@ pub struct Close {
     pub handle: U64,
 }
 
+const _: () = assert!(port::SIGNALS + NUM_SIGNALS == PORTS_BAR_BYTES);
 const _: () = assert!(size_of::<Registers>() == 48);
 const _: () = assert!(size_of::<Call>() == 128);

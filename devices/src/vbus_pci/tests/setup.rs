@@ -32,7 +32,8 @@ fn identity_and_bars_are_those_of_the_abi() {
     assert_eq!(ids[8..], [3, 0, 0x80, 0x06]);
     let bars: Vec<_> = guest.function.bars().iter().map(|bar| bar.idx).collect();
     assert_eq!(bars, [0, 2, 4]);
-    assert_eq!(guest.function.doorbells().len(), NUM_SIGNALS as usize);
+    // By number, and at a port of its own.
+    assert_eq!(guest.function.doorbells().len(), 2 * NUM_SIGNALS as usize);
 }
 
 #[test]
@@ -46,7 +47,8 @@ fn registers_say_what_there_is_and_cannot_be_changed() {
     let registers = registers(&guest);
     assert_eq!(registers.magic.get(), MAGIC);
     assert_eq!(registers.version.get(), VERSION);
-    assert_eq!(registers.capabilities.get(), cap::DEVICE_LOST);
+    let offered = cap::DEVICE_LOST | cap::SIGNAL_PORTS;
+    assert_eq!(registers.capabilities.get(), offered);
     assert_eq!(registers.num_event_queues.get(), NUM_EVENT_QUEUES);
     assert_eq!(registers.num_signals.get(), NUM_SIGNALS);
     assert_eq!(registers.num_vectors.get(), NUM_VECTORS);
@@ -94,7 +96,8 @@ fn negotiate_comes_first_and_once() {
 
     let (status, given) = guest.negotiate().unwrap();
 
-    assert_eq!((status, given.capabilities.get()), (0, cap::DEVICE_LOST));
+    let given = given.capabilities.get();
+    assert_eq!((status, given), (0, cap::DEVICE_LOST | cap::SIGNAL_PORTS));
     assert_eq!(guest.negotiate().unwrap_err(), Errno::BUSY);
 }
 

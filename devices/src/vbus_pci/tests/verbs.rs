@@ -3,7 +3,7 @@
 use rustix::io::Errno;
 use vbus::abi::pci::{
     DeviceCall, DeviceInfo, MAX_CALL_BYTES, NO_SIGNAL, NO_VECTOR, NUM_EVENT_QUEUES, NUM_SIGNALS,
-    NUM_VECTORS, Open, PORTS_BAR, event, func, port,
+    NUM_VECTORS, Open, PORTS_BAR, PORTS_BAR_BYTES, event, func, port,
 };
 use vbus::test_utils::func as echo;
 use vbus::test_utils::{ECHO_KIND, ECHO_NUM_SHMS};
@@ -261,6 +261,44 @@ fn doorbell_signals_the_eventfd_that_the_bus_has() {
     let metrics = guest.function.metrics();
     assert_eq!(metrics.doorbell_exits.get(), 1);
     assert_eq!(metrics.unknown_doorbells.get(), 2);
+}
+
+#[test]
+fn port_of_a_signal_rings_what_its_number_rings() {
+    let guest = FakeGuest::started(1, 8);
+    let handle = guest.open(0).unwrap();
+    let number = signalled(&guest, handle, 5, NO_VECTOR);
+    let at = u64::from(port::SIGNALS + number);
+
+    // Neither the width nor the data matter: KVM looks at neither.
+    guest.function.write_bar(PORTS_BAR, at, &[0]);
+    guest.function.write_bar(PORTS_BAR, at, &[0xff; 4]);
+    guest.ring(number);
+
+    let bells = guest.function.doorbells();
+    let own = bells.iter().find(|bell| bell.offset == at).unwrap();
+    assert_eq!(own.data, None);
+    assert_eq!(own.doorbell.read().unwrap(), 3);
+    assert!(bells[number as usize].doorbell.read().is_err(), "the same");
+    let metrics = guest.function.metrics();
+    assert_eq!(metrics.doorbell_exits.get(), 3);
+}
+
+#[test]
+fn ports_that_are_none_of_a_signal_ring_nothing() {
+    let guest = FakeGuest::started(0, 8);
+
+    for offset in (1..4).chain(5..u64::from(port::SIGNALS)) {
+        guest.function.write_bar(PORTS_BAR, offset, &[0; 4]);
+    }
+    guest
+        .function
+        .write_bar(PORTS_BAR, PORTS_BAR_BYTES.into(), &[0]);
+    guest.function.write_bar(PORTS_BAR, u64::MAX, &[0]);
+
+    let metrics = guest.function.metrics();
+    assert_eq!(metrics.doorbell_exits.get(), 0);
+    assert_eq!(metrics.unknown_doorbells.get(), 2, "beyond the BAR");
 }
 
 #[test]

@@ -123,7 +123,7 @@ impl VirtioPci {
                 bar_idx: BAR_IDX,
                 offset,
                 data: None,
-                doorbell,
+                doorbell: Arc::new(doorbell),
             });
         }
         let common = CommonConfig::new(device, Arc::clone(&interrupt), ram, queue_doorbells)
