@@ -3,7 +3,6 @@
 //! vCPU threads call [`Bus::read`] and [`Bus::write`]; they share the table under a read lock that
 //! is dropped before the device runs, so that a slow device never stops another vCPU.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -43,6 +42,7 @@ pub enum BusError {
 }
 
 struct Entry {
+    start: u64,
     len: u64,
     device: Arc<dyn BusDevice>,
 }
@@ -50,14 +50,15 @@ struct Entry {
 /// One address space (port I/O or MMIO): non-overlapping ranges, each with a device.
 #[derive(Default)]
 pub struct Bus {
-    entries: RwLock<BTreeMap<u64, Entry>>,
+    /// In ascending order. Hardly ever changed, and searched at every exit.
+    entries: RwLock<Vec<Entry>>,
 }
 
 impl fmt::Debug for Bus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let entries = self.entries.read();
         f.debug_map()
-            .entries(entries.iter().map(|(start, e)| (start, e.len)))
+            .entries(entries.iter().map(|entry| (entry.start, entry.len)))
             .finish()
     }
 }
@@ -73,19 +74,29 @@ impl Bus {
             _ => return Err(BusError::BadRange { start, len }),
         };
         let mut entries = self.entries.write();
-        if let Some((&other, entry)) = entries.range(..end).next_back()
-            && other + entry.len > start
+        let idx = entries.partition_point(|entry| entry.start < end);
+        let before = idx.checked_sub(1).and_then(|idx| entries.get(idx));
+        if let Some(&Entry {
+            start: other,
+            len: other_len,
+            ..
+        }) = before
+            && other + other_len > start
         {
             return Err(BusError::Overlap { start, len, other });
         }
-        entries.insert(start, Entry { len, device });
+        entries.insert(idx, Entry { start, len, device });
         Ok(())
     }
 
     /// Takes the device that starts at `start` off the bus; false if there is none.
     pub fn remove(&self, start: u64) -> bool {
         let mut entries = self.entries.write();
-        entries.remove(&start).is_some()
+        let found = entries.binary_search_by_key(&start, |entry| entry.start);
+        // Dropped without the lock: a device may be the last to hold others.
+        let removed = found.ok().map(|idx| entries.remove(idx));
+        drop(entries);
+        removed.is_some()
     }
 
     /// Reads `data.len()` bytes at `addr`; false, and all ones in `data`, if nobody is there.
@@ -115,8 +126,9 @@ impl Bus {
 
     fn find(&self, addr: u64, len_bytes: usize) -> Option<(u64, Arc<dyn BusDevice>)> {
         let entries = self.entries.read();
-        let (start, entry) = entries.range(..=addr).next_back()?;
-        let offset = addr - start;
+        let idx = entries.partition_point(|entry| entry.start <= addr);
+        let entry = entries.get(idx.checked_sub(1)?)?;
+        let offset = addr - entry.start;
         let fits = offset.checked_add(len_bytes as u64)? <= entry.len;
         fits.then(|| (offset, Arc::clone(&entry.device)))
     }

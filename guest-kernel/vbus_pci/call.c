@@ -18,8 +18,8 @@ static void vbus_pci_fill(struct vbus_pci_call *call, u32 func, const void *args
 	memset(call->args + len, 0, sizeof(call->args) - len);
 }
 
-/* What became of it; changes @args to what the host answered. */
-static int vbus_pci_result(struct vbus_pci_call *call, void *args, size_t len)
+/* What became of it. */
+static int vbus_pci_status(struct vbus_pci_call *call)
 {
 	u32 status = le32_to_cpu(virt_load_acquire(&call->status));
 
@@ -27,8 +27,6 @@ static int vbus_pci_result(struct vbus_pci_call *call, void *args, size_t len)
 		return -EIO; /* nobody was there */
 	if ((s32)status < -MAX_ERRNO)
 		return -EPROTO;
-	if ((s32)status >= 0)
-		memcpy(args, call->args, len);
 	return status;
 }
 
@@ -45,7 +43,9 @@ int vbus_pci_call(struct vbus_pci *vp, u32 func, void *args, size_t len)
 		return -ENOMEM;
 	vbus_pci_fill(call, func, args, len);
 	writeq(virt_to_phys(call), &vp->registers->call);
-	ret = vbus_pci_result(call, args, len);
+	ret = vbus_pci_status(call);
+	if (ret >= 0)
+		memcpy(args, call->args, len); /* to what the host answered */
 	kfree(call);
 	return ret;
 }
@@ -55,19 +55,23 @@ int vbus_pci_call(struct vbus_pci *vp, u32 func, void *args, size_t len)
  * @copy: where the data is already, or NULL: it fits into the channel.
  */
 static int vbus_pci_channel_call(struct vbus_pci *vp, u32 channel,
-				 struct vbus_pci_device_call *args, void *data, size_t len,
-				 void *copy)
+				 const struct vbus_pci_device_call *args, void *data,
+				 size_t len, void *copy)
 {
 	struct vbus_pci_box *box = &vp->channels[channel];
 	int ret;
 
+	/* Nothing else is ever called here, so the rest of the arguments is zero for ever. */
+	box->args = *args;
 	if (!copy) {
-		args->addr = cpu_to_le64(virt_to_phys(box->data));
+		box->args.addr = cpu_to_le64(virt_to_phys(box->data));
 		memcpy(box->data, data, len);
 	}
-	vbus_pci_fill(&box->call, VBUS_PCI_FUNC_DEVICE_CALL, args, sizeof(*args));
+	box->call.func = cpu_to_le32(VBUS_PCI_FUNC_DEVICE_CALL);
+	box->call.status = cpu_to_le32(VBUS_PCI_STATUS_PENDING);
+	barrier(); /* to the compiler outl() touches no memory */
 	outl(channel, vp->ports + VBUS_PCI_PORT_FAST_CALL);
-	ret = vbus_pci_result(&box->call, args, sizeof(*args));
+	ret = vbus_pci_status(&box->call);
 	if (ret >= 0 && !copy)
 		memcpy(data, box->data, len);
 	return ret;
@@ -119,6 +123,8 @@ int vbus_pci_add_channels(struct vbus_pci *vp)
 
 	/* Neither part of a box crosses a page. */
 	BUILD_BUG_ON(PAGE_SIZE % sizeof(*vp->channels));
+	BUILD_BUG_ON(offsetof(struct vbus_pci_box, args) !=
+		     offsetof(struct vbus_pci_box, call.args));
 	if (!wanted)
 		return 0;
 	vp->channels_bytes = wanted * sizeof(*vp->channels);

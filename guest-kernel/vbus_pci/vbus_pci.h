@@ -51,10 +51,17 @@ struct vbus_pci_pending {
 /**
  * struct vbus_pci_box - what is in a channel
  * @call: of a device
+ * @args: the same, at the arguments
  * @data: of the call, if it fits
  */
 struct vbus_pci_box {
-	struct vbus_pci_call call;
+	union {
+		struct vbus_pci_call call;
+		struct {
+			__le32 head[2];
+			struct vbus_pci_device_call args;
+		};
+	};
 	u8 data[128];
 };
 

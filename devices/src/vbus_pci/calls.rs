@@ -8,13 +8,13 @@ use vbus::abi::pci::{
     MAX_CALL_BYTES, NO_SIGNAL, NO_VECTOR, NUM_VECTORS, Negotiate, Open, Shm, VERSION, cap, func,
 };
 use vbus::memory::{Region, RegionError};
-use vbus::verbs::{InterfaceId, ShmRequest, SignalRequest, Verbs, WakeUp};
+use vbus::verbs::{Handle, InterfaceId, ShmRequest, SignalRequest, Verbs, WakeUp};
 use vm_memory::GuestAddress;
 
 use super::OnLoss;
 use super::connector::{Connector, Phase, Session};
 use super::events::EventWakeUp;
-use super::mailbox::{Args, change_bytes};
+use super::mailbox::{Args, Place, change_bytes};
 use super::queue::EventQueue;
 
 /// Capabilities offered.
@@ -37,18 +37,24 @@ impl Connector {
         match func {
             func::EVENT_QUEUE => self.add_event_queue(session, args.get()),
             func::START => self.start(session),
-            func::CHANNEL => add_channel(session, args.get()),
+            func::CHANNEL => self.add_channel(session, args.get()),
             _ => Err(Errno::INVAL),
         }
     }
 
-    /// A call of a started session; others run at the same time.
-    pub(super) fn work(&self, session: &Session, func: u32, args: &mut Args) -> Result<u32, Errno> {
+    /// A call of a started session; others run at the same time. It is at `near`, if that is known.
+    pub(super) fn work(
+        &self,
+        session: &Session,
+        func: u32,
+        args: &mut Args,
+        near: Option<&Place>,
+    ) -> Result<u32, Errno> {
         let verbs = session.verbs.as_deref().ok_or(Errno::INVAL)?;
         match func {
             func::DEVICE_INFO => device_info(session, args),
             func::OPEN => open(session, verbs, args),
-            func::DEVICE_CALL => self.device_call(session, verbs, args.get()),
+            func::DEVICE_CALL => self.device_call(verbs, args.get(), near),
             func::SHM => self.share(session, verbs, args),
             func::CLOSE => close(session, verbs, args.get()),
             _ => Err(Errno::INVAL),
@@ -79,18 +85,32 @@ impl Connector {
         Ok(0)
     }
 
+    fn add_channel(&self, session: &mut Session, args: Channel) -> Result<u32, Errno> {
+        let idx = usize::try_from(args.channel.get()).map_err(|_| Errno::INVAL)?;
+        match session.channels.get_mut(idx).ok_or(Errno::INVAL)? {
+            Some(_) => Err(Errno::BUSY),
+            channel => {
+                let addr = args.addr.get();
+                let place = Place::find(&self.ram, addr);
+                *channel = Some(super::connector::Channel { addr, place });
+                Ok(0)
+            }
+        }
+    }
+
     fn device_call(
         &self,
-        session: &Session,
         verbs: &dyn Verbs,
         args: DeviceCall,
+        near: Option<&Place>,
     ) -> Result<u32, Errno> {
-        let handle = session.handles.lock().check(args.handle.get())?;
+        // The bus looks whether there is one: this client's handles are those of the session.
+        let handle = Handle(args.handle.get());
         if args.len.get() > MAX_CALL_BYTES {
             return Err(Errno::INVAL);
         }
         let len = usize::try_from(args.len.get()).map_err(|_| Errno::INVAL)?;
-        change_bytes(&self.ram, args.addr.get(), len, |data| {
+        change_bytes(&self.ram, near, args.addr.get(), len, |data| {
             verbs.call(handle, args.func.get(), data)
         })
     }
@@ -178,17 +198,6 @@ fn negotiate(session: &mut Session, args: &mut Args) -> Result<u32, Errno> {
     args.set(&negotiate);
     session.phase = Phase::Negotiated;
     Ok(0)
-}
-
-fn add_channel(session: &mut Session, args: Channel) -> Result<u32, Errno> {
-    let idx = usize::try_from(args.channel.get()).map_err(|_| Errno::INVAL)?;
-    match session.channels.get_mut(idx).ok_or(Errno::INVAL)? {
-        Some(_) => Err(Errno::BUSY),
-        channel => {
-            *channel = Some(args.addr.get());
-            Ok(0)
-        }
-    }
 }
 
 fn device_info(session: &Session, args: &mut Args) -> Result<u32, Errno> {

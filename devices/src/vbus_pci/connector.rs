@@ -11,11 +11,12 @@ use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use rustix::io::Errno;
 use vbus::abi::pci::{NUM_CHANNELS, NUM_EVENT_QUEUES, func};
 use vbus::verbs::{Handle, Verbs};
+use vm_memory::VolatileSlice;
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::events::{Events, Surroundings};
-use super::mailbox::Mailbox;
+use super::mailbox::{self, Mailbox, Place};
 use super::metrics::VbusPciMetrics;
 use super::wires::{Signals, Vectors};
 use super::{OnLoss, Uplink};
@@ -49,8 +50,14 @@ pub(super) struct Session {
     /// Once it is started.
     pub verbs: Option<Arc<dyn Verbs + Send + Sync>>,
     pub handles: Mutex<Handles>,
-    /// Addresses of calls.
-    pub channels: Vec<Option<u64>>,
+    pub channels: Vec<Option<Channel>>,
+}
+
+/// Where the calls of a channel are.
+pub(super) struct Channel {
+    pub addr: u64,
+    /// Looked up once and for all; `None` if no call can be there, or not with the rest of its page.
+    pub place: Option<Place>,
 }
 
 /// How far it came.
@@ -178,25 +185,32 @@ impl Connector {
     pub fn fast_call(&self, channel: u32) {
         self.around.metrics.fast_calls.add(1);
         let session = self.session();
-        let channel = usize::try_from(channel).ok();
-        match channel.and_then(|idx| session.channels.get(idx).copied().flatten()) {
-            Some(addr) => self.serve(session, addr),
-            None => self.cannot_answer("a channel that is not registered"),
+        let channel = usize::try_from(channel).unwrap_or(usize::MAX);
+        match session.channels.get(channel) {
+            Some(&Some(Channel { addr, .. })) => self.serve(session, addr, Some(channel)),
+            _ => self.cannot_answer("a channel that is not registered"),
         }
     }
 
     /// Does the call at `addr`.
     pub fn call(&self, addr: u64) {
-        self.serve(self.session(), addr);
+        self.serve(self.session(), addr, None);
     }
 
-    /// Does the call at `addr`. It is answered under the lock that it is done under, so that a reset
-    /// ends all that we write to guest memory.
-    fn serve(&self, session: RwLockReadGuard<'_, Session>, addr: u64) {
-        let Some(mut mailbox) = Mailbox::read(&self.ram, addr) else {
+    /// Does the call at `addr`, which is that of `channel`. It is answered under the lock that it is
+    /// done under, so that a reset ends all that we write to guest memory.
+    fn serve(&self, session: RwLockReadGuard<'_, Session>, addr: u64, channel: Option<usize>) {
+        let channel = channel.and_then(|idx| session.channels.get(idx)?.as_ref());
+        let near = channel.and_then(|channel| channel.place.as_ref());
+        let slice = match near {
+            Some(near) => near.call(),
+            None => mailbox::slice(&self.ram, addr),
+        };
+        let Some(slice) = slice else {
             self.cannot_answer("an address where no call can be");
             return;
         };
+        let mut mailbox = Mailbox::read(&slice);
         self.around.metrics.calls.add(1);
         match mailbox.func {
             func::NEGOTIATE | func::EVENT_QUEUE | func::START | func::CHANNEL => {
@@ -204,21 +218,24 @@ impl Connector {
                 let mut session = self.session_alone();
                 let result = check_health(&session)
                     .and_then(|()| self.set_up(&mut session, mailbox.func, &mut mailbox.args));
-                self.answer(&mailbox, result);
+                // What the channel knows of its place may be gone with its session.
+                if let Some(slice) = mailbox::slice(&self.ram, addr) {
+                    self.answer(&mailbox, &slice, result);
+                }
             }
             _ => {
                 let result = check_health(&session)
-                    .and_then(|()| self.work(&session, mailbox.func, &mut mailbox.args));
-                self.answer(&mailbox, result);
+                    .and_then(|()| self.work(&session, mailbox.func, &mut mailbox.args, near));
+                self.answer(&mailbox, &slice, result);
             }
         }
     }
 
-    fn answer(&self, mailbox: &Mailbox<'_>, result: Result<u32, Errno>) {
+    fn answer(&self, mailbox: &Mailbox, slice: &VolatileSlice<'_>, result: Result<u32, Errno>) {
         if result.is_err() {
             self.around.metrics.failed_calls.add(1);
         }
-        mailbox.answer(result);
+        mailbox.answer(slice, result);
     }
 
     /// Counts a call without an answer.

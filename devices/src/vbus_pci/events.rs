@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
@@ -41,6 +42,8 @@ pub(super) struct Surroundings {
 pub(super) struct Events {
     around: Surroundings,
     state: Mutex<State>,
+    /// As the phase says: each call asks.
+    is_faulted: AtomicBool,
     /// A shm was let go.
     closed: Condvar,
 }
@@ -100,6 +103,7 @@ impl Events {
                 interfaces: Interfaces::default(),
                 shms: BTreeMap::new(),
             }),
+            is_faulted: AtomicBool::new(false),
             closed: Condvar::new(),
         })
     }
@@ -129,7 +133,7 @@ impl Events {
 
     /// The guest broke the rules.
     pub fn is_faulted(&self) -> bool {
-        self.state.lock().phase == Phase::Faulted
+        self.is_faulted.load(Relaxed)
     }
 
     /// What the interface `id` speaks.
@@ -211,6 +215,7 @@ impl Events {
 
     fn shut(&self, state: &mut State, phase: Phase) {
         state.phase = phase;
+        self.is_faulted.store(phase == Phase::Faulted, Relaxed);
         state.lanes.clear();
         state.interfaces.clear();
         state.shms.retain(|_, shm| !shm.is_closed);

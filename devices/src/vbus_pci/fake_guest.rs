@@ -5,8 +5,8 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use rustix::io::Errno;
 use vbus::abi::pci::{
-    self, Call, DeviceCall, EventQueue, NO_SIGNAL, NO_VECTOR, NUM_EVENT_QUEUES, Negotiate, Open,
-    REGISTERS_BAR, Registers, STATUS_PENDING, Shm, VERSION, func,
+    self, Call, Channel, DeviceCall, EventQueue, NO_SIGNAL, NO_VECTOR, NUM_EVENT_QUEUES, Negotiate,
+    Open, REGISTERS_BAR, Registers, STATUS_PENDING, Shm, VERSION, func,
 };
 use vbus::abi::{RING_SIGNAL_OFFSET, pci::PORTS_BAR};
 use vbus::bus::Host;
@@ -159,6 +159,24 @@ impl FakeGuest {
         self.function
             .write_bar(REGISTERS_BAR, register_of_call(), &addr.to_le_bytes());
         self.answer_at(addr)
+    }
+
+    /// Makes channel `channel` find its calls at `addr`.
+    ///
+    /// # Errors
+    /// The status.
+    pub fn add_channel(&self, channel: u32, addr: u64) -> Result<(), Errno> {
+        let mut args = Channel::new_zeroed();
+        args.channel = channel.into();
+        args.addr = addr.into();
+        self.call(func::CHANNEL, &args).map(drop)
+    }
+
+    /// Makes the call of a channel.
+    pub fn fast_call(&self, channel: u32) {
+        let offset = pci::port::FAST_CALL.into();
+        self.function
+            .write_bar(PORTS_BAR, offset, &channel.to_le_bytes());
     }
 
     /// Writes a call to memory.

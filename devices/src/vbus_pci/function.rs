@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
 use parking_lot::Mutex;
 use vbus::abi::pci::{
@@ -44,6 +44,8 @@ struct Configuration {
 /// One guest's connector, as a PCI function.
 pub struct VbusPci {
     configuration: Mutex<Configuration>,
+    /// As the configuration space says: each call asks. Changed with its lock held.
+    is_bus_master: AtomicBool,
     msix_control_offset: u16,
     connector: Arc<Connector>,
     /// The first half of an address that is written in halves.
@@ -87,6 +89,7 @@ impl VbusPci {
         let worker = Worker::spawn(name.to_owned(), Service(Arc::clone(&connector)))?;
         Ok(VbusPci {
             configuration: Mutex::new(Configuration { config, msix }),
+            is_bus_master: AtomicBool::new(false),
             msix_control_offset: msix_offset + 2,
             connector,
             call_low: AtomicU32::new(0),
@@ -179,7 +182,7 @@ impl VbusPci {
 
     /// Without it a function leaves memory alone (PCI 3.0 §6.2.2).
     fn is_bus_master(&self) -> bool {
-        self.configuration.lock().config.is_bus_master()
+        self.is_bus_master.load(Relaxed)
     }
 }
 
@@ -226,6 +229,7 @@ impl PciFunction for VbusPci {
             let mut control = [0; 2];
             config.read(self.msix_control_offset, &mut control);
             msix.set_control(u16::from_le_bytes(control));
+            self.is_bus_master.store(config.is_bus_master(), Relaxed);
             // The end of bus mastering is what a system does to a function whose driver is gone, e.g.
             // before it starts another kernel.
             is_flr || was_bus_master && !config.is_bus_master()

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering::Release;
 
 use rustix::io::Errno;
 use vbus::abi::pci::Call;
+use vbus::memory::Region;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, VolatileSlice};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
@@ -41,45 +42,79 @@ impl Args {
     }
 }
 
+/// Where calls are made again and again: looked up once, from the call to the end of its page.
+pub(super) struct Place {
+    addr: u64,
+    region: Region,
+}
+
+impl Place {
+    /// The place of calls at `addr`; `None` if none can be there.
+    pub fn find(ram: &GuestRam, addr: u64) -> Option<Self> {
+        if !can_be_call(addr) {
+            return None;
+        }
+        let len = usize::try_from(PAGE_BYTES - addr % PAGE_BYTES).ok()?;
+        let region = Region::from_ram(ram, GuestAddress(addr), len).ok()?;
+        Some(Place { addr, region })
+    }
+
+    /// The memory of the call.
+    pub fn call(&self) -> Option<VolatileSlice<'_>> {
+        self.region.slice(0, size_of::<Call>()).ok()
+    }
+
+    /// `len` bytes at `addr`, if they are in the page behind the call.
+    fn slice(&self, addr: u64, len: usize) -> Option<VolatileSlice<'_>> {
+        let offset = usize::try_from(addr.checked_sub(self.addr)?).ok()?;
+        self.region.slice(offset, len).ok()
+    }
+}
+
+fn can_be_call(addr: u64) -> bool {
+    let is_in_page = addr % PAGE_BYTES <= PAGE_BYTES - CALL_BYTES;
+    addr.is_multiple_of(ALIGNMENT) && is_in_page
+}
+
+/// The memory of a call at `addr`; `None` if none can be there.
+pub(super) fn slice(ram: &GuestRam, addr: u64) -> Option<VolatileSlice<'_>> {
+    if !can_be_call(addr) {
+        return None;
+    }
+    // Looked up once: a page is in one mapping.
+    ram.get_slice(GuestAddress(addr), size_of::<Call>()).ok()
+}
+
 /// A call that was read.
 #[derive(Debug)]
-pub(super) struct Mailbox<'a> {
-    place: VolatileSlice<'a>,
+pub(super) struct Mailbox {
     pub func: u32,
     pub args: Args,
 }
 
-impl<'a> Mailbox<'a> {
-    /// Reads the call at `addr`; `None` if none can be there.
-    pub fn read(ram: &'a GuestRam, addr: u64) -> Option<Self> {
-        let is_in_page = addr % PAGE_BYTES <= PAGE_BYTES - CALL_BYTES;
-        if !addr.is_multiple_of(ALIGNMENT) || !is_in_page {
-            return None;
-        }
-        // Looked up once: a page is in one mapping.
-        let place = ram.get_slice(GuestAddress(addr), size_of::<Call>()).ok()?;
+impl Mailbox {
+    /// Reads the call in `slice`, once.
+    pub fn read(slice: &VolatileSlice<'_>) -> Self {
         let mut call = Call::new_zeroed();
-        place.copy_to(call.as_mut_bytes());
-        Some(Mailbox {
-            place,
+        slice.copy_to(call.as_mut_bytes());
+        Mailbox {
             func: call.func.get(),
             args: Args {
                 bytes: call.args,
                 is_changed: false,
             },
-        })
+        }
     }
 
-    /// Writes the results if `result` is good, and then, for whoever polls it, the status.
-    pub fn answer(&self, result: Result<u32, Errno>) {
+    /// Writes the results to `slice`, where it was read, if `result` is good, and then, for whoever
+    /// polls it, the status.
+    pub fn answer(&self, slice: &VolatileSlice<'_>, result: Result<u32, Errno>) {
         // None of this fails: it was read from there.
         if result.is_ok() && self.args.is_changed {
-            let _ = self
-                .place
-                .write_slice(&self.args.bytes, offset_of!(Call, args));
+            let _ = slice.write_slice(&self.args.bytes, offset_of!(Call, args));
         }
         let status = status(result).to_le();
-        let _ = self.place.store(status, offset_of!(Call, status), Release);
+        let _ = slice.store(status, offset_of!(Call, status), Release);
     }
 }
 
@@ -91,12 +126,14 @@ pub(super) fn status(result: Result<u32, Errno>) -> u32 {
         .cast_unsigned()
 }
 
-/// Has `change` change a copy of `len` bytes of guest memory, and writes it back unless that fails.
+/// Has `change` change a copy of `len` bytes of guest memory, and writes it back unless that fails. They
+/// may be in the page of `near`, whose place is known.
 ///
 /// # Errors
 /// `EFAULT`: not all of it is memory. Those of `change`.
 pub(super) fn change_bytes<R>(
     ram: &GuestRam,
+    near: Option<&Place>,
     addr: u64,
     len: usize,
     change: impl FnOnce(&mut [u8]) -> Result<R, Errno>,
@@ -106,13 +143,16 @@ pub(super) fn change_bytes<R>(
     if len == 0 {
         return change(&mut []);
     }
-    // Most calls: no allocation, and one look for the place.
+    // Most calls: no allocation, and one look for the place at most.
     let mut short = [0; SHORT_BYTES];
-    if let (Some(bytes), Ok(place)) = (short.get_mut(..len), ram.get_slice(start, len)) {
-        place.copy_to(bytes);
-        let result = change(bytes)?;
-        place.copy_from(bytes);
-        return Ok(result);
+    if let Some(bytes) = short.get_mut(..len) {
+        let place = near.and_then(|near| near.slice(addr, len));
+        if let Some(place) = place.or_else(|| ram.get_slice(start, len).ok()) {
+            place.copy_to(bytes);
+            let result = change(bytes)?;
+            place.copy_from(bytes);
+            return Ok(result);
+        }
     }
     if !ram.check_range(start, len) {
         return Err(Errno::FAULT);

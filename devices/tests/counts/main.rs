@@ -9,6 +9,7 @@
     missing_docs
 )]
 
+mod calls;
 #[allow(dead_code, reason = "shared with other tests")]
 #[path = "../venet/fixture.rs"]
 mod fixture;

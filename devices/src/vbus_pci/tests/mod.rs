@@ -1,5 +1,6 @@
 //! Tests of the connector, as a guest sees it.
 
+mod channels;
 mod events;
 mod hostile;
 mod reset;

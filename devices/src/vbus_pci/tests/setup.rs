@@ -3,7 +3,7 @@
 use rustix::io::Errno;
 use vbus::abi::pci::{
     Channel, EventQueue, MAGIC, NUM_CHANNELS, NUM_EVENT_QUEUES, NUM_SIGNALS, NUM_VECTORS,
-    Negotiate, PORTS_BAR, REGISTERS_BAR, Registers, VERSION, cap, event, func, port,
+    Negotiate, REGISTERS_BAR, Registers, VERSION, cap, event, func,
 };
 use vm_memory::{Bytes, GuestAddress};
 use zerocopy::{FromBytes, FromZeros};
@@ -246,25 +246,11 @@ fn error_leaves_all_but_the_status_alone() {
 fn channel_makes_the_call_at_its_address() {
     let guest = FakeGuest::new(1);
     guest.negotiate().unwrap();
-    let fast_call = |channel: u32| {
-        let offset = port::FAST_CALL.into();
-        guest
-            .function
-            .write_bar(PORTS_BAR, offset, &channel.to_le_bytes());
-    };
-    let mut channel = Channel::new_zeroed();
-    channel.channel = (NUM_CHANNELS - 1).into();
-    channel.addr = (CALLS + 0x1000).into();
-    guest.call(func::CHANNEL, &channel).unwrap();
-    assert_eq!(
-        guest.call(func::CHANNEL, &channel).unwrap_err(),
-        Errno::BUSY
-    );
-    channel.channel = NUM_CHANNELS.into();
-    assert_eq!(
-        guest.call(func::CHANNEL, &channel).unwrap_err(),
-        Errno::INVAL
-    );
+    let fast_call = |channel: u32| guest.fast_call(channel);
+    let add = |channel: u32| guest.add_channel(channel, CALLS + 0x1000);
+    add(NUM_CHANNELS - 1).unwrap();
+    assert_eq!(add(NUM_CHANNELS - 1), Err(Errno::BUSY));
+    assert_eq!(add(NUM_CHANNELS), Err(Errno::INVAL));
 
     guest.write_call(CALLS + 0x1000, func::START, &NOTHING);
     fast_call(NUM_CHANNELS - 1);
