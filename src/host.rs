@@ -11,6 +11,7 @@
 //! [`run`] reads top to bottom: everything that can be refused comes before anything is made, and
 //! what is made goes away in the opposite order, whatever ends the daemon.
 
+pub mod confinement;
 pub mod daemon_id;
 pub mod filesystem;
 pub mod handles;

@@ -5,7 +5,7 @@
 //! |---|---|---|
 //! | system calls | what the thread's class needs (seccomp) | [`syscalls`], [`filter`] |
 //! | files | those that stay in use (Landlock) | [`files`] |
-//! | privileges | no capability, no way to get one | [`give_up_privileges`] |
+//! | privileges | capabilities that stay in use, no way to get others | [`privileges`] |
 //!
 //! Each thread confines itself at its start, before anything else ([`vbus::threads`]); the main thread when
 //! all is set up. So what is opened, made and mapped in between needs no exception.
@@ -14,6 +14,7 @@
 
 pub mod files;
 pub mod filter;
+pub mod privileges;
 pub mod syscalls;
 pub mod violation;
 
@@ -21,7 +22,7 @@ use std::io;
 
 use landlock::RulesetCreated;
 use rustix::io::Errno;
-use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities, set_no_new_privs};
+use rustix::thread::set_no_new_privs;
 use seccompiler::apply_filter;
 use serde::{Deserialize, Serialize};
 use vbus::threads::{self, ThreadClass};
@@ -29,6 +30,7 @@ use vbus::threads::{self, ThreadClass};
 use crate::cli::SandboxMode;
 use crate::exit::ExitStatus;
 pub use files::Paths;
+pub use privileges::Kept;
 
 /// Whether a program is confined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -86,12 +88,12 @@ pub enum SandboxError {
     },
 }
 
-/// Confines each thread that is started from now on; of files it leaves `paths`, of capabilities none.
+/// Confines each thread that is started from now on; of files it leaves `paths`, of capabilities `kept`.
 /// The calling thread goes on as it is until [`enter`].
 ///
 /// # Errors
 /// [`SandboxError`]; then nothing is confined.
-pub fn start(mode: Mode, paths: &Paths) -> Result<(), SandboxError> {
+pub fn start(mode: Mode, paths: &Paths, kept: Kept) -> Result<(), SandboxError> {
     if mode == Mode::Off {
         return Ok(());
     }
@@ -102,7 +104,7 @@ pub fn start(mode: Mode, paths: &Paths) -> Result<(), SandboxError> {
     };
     violation::handle()?;
     let entry = move |class| {
-        if let Err(error) = confine_thread(class, mode, rules.as_ref()) {
+        if let Err(error) = confine_thread(class, mode, rules.as_ref(), kept) {
             // A thread that is not confined must not run, and nobody waits for an answer here.
             tracing::error!("sandbox: {}", alacrity_devices::error::chain(&error));
             std::process::exit(ExitStatus::HostError.code().into());
@@ -121,34 +123,25 @@ fn confine_thread(
     class: ThreadClass,
     mode: Mode,
     rules: Option<&RulesetCreated>,
+    kept: Kept,
 ) -> Result<(), SandboxError> {
     violation::set_class(class);
-    // The others have the rules and privileges of the factory, which made them.
+    let refused = |source| SandboxError::Privileges { source };
+    // The others have the rules of the factory, which made them, and what any of them keeps.
     if !class.is_made() {
-        set_no_new_privs(true).map_err(|source| SandboxError::Privileges { source })?;
-        if mode == Mode::On {
-            give_up_privileges().map_err(|source| SandboxError::Privileges { source })?;
-        }
-        if let Some(rules) = rules {
-            rules.try_clone()?.restrict_self()?;
-        }
+        set_no_new_privs(true).map_err(refused)?;
+    }
+    if mode == Mode::On {
+        privileges::reduce_to(privileges::of(class, kept)).map_err(refused)?;
+    }
+    if !class.is_made()
+        && let Some(rules) = rules
+    {
+        rules.try_clone()?.restrict_self()?;
     }
     let source = match filter::of(class, mode) {
         Ok(program) => apply_filter(&program),
         Err(source) => Err(source.into()),
     };
     source.map_err(|source| SandboxError::Filter { class, source })
-}
-
-/// Leaves the calling thread no capability.
-fn give_up_privileges() -> Result<(), Errno> {
-    let none = CapabilitySet::empty();
-    set_capabilities(
-        None,
-        CapabilitySets {
-            effective: none,
-            permitted: none,
-            inheritable: none,
-        },
-    )
 }

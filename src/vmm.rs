@@ -28,7 +28,7 @@ use crate::preflight::{self, PreflightError};
 use crate::reclaim::policy::governor::GovernorThread;
 use crate::reclaim::reclaimer::OnFailure;
 use crate::resources::{HostResources, ResourceError};
-use crate::sandbox::{self, Paths, SandboxError};
+use crate::sandbox::{self, Paths, SandboxError, privileges};
 
 /// Our part of the kernel command line: serial console, no chatter (a byte on it costs a VM exit),
 /// a panic ends the VM instead of hanging it, and only the two serial ports that exist are probed.
@@ -123,7 +123,7 @@ pub fn run(config: &VmConfig, started: Instant) -> Result<ExitStatus, RunError> 
         .transpose()
         .map_err(BootError::from)?;
 
-    sandbox::start(config.sandbox, &paths(config))?;
+    sandbox::start(config.sandbox, &paths(config), privileges::none)?;
     let resources = HostResources::open(config)?;
     preflight::kvm(config.force)?;
 

@@ -1,4 +1,4 @@
-//! What a confined VM still does, and what its threads cannot do any more.
+//! What a confined VM still does, and what its threads and those of the daemon cannot do any more.
 
 #![allow(
     clippy::unwrap_used,
@@ -9,12 +9,14 @@
 mod common;
 
 use std::fs::{self, File};
+use std::io::Read;
 use std::os::unix::process::{ExitStatusExt, parent_id};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::thread;
 
-use alacrity::sandbox::{self, Mode, Paths};
+use alacrity::host::confinement;
+use alacrity::sandbox::{self, Kept, Mode, Paths, privileges};
 use common::assert_says;
 use common::guest::Vm;
 use common::hints::{CHECK_FILES, MAKE_FILES, MIB, take};
@@ -26,13 +28,18 @@ use vbus::threads::{self, ThreadClass};
 type Attempt = (&'static str, fn(&Path));
 
 /// What a thread may try.
-const ATTEMPTS: [Attempt; 6] = [
+const ATTEMPTS: [Attempt; 7] = [
     ("socket", |_| {
         drop(socket(AddressFamily::INET, SocketType::DGRAM, None))
     }),
     ("getppid", |_| println!("{}", parent_id())),
     ("mkdir", |dir| drop(fs::create_dir(dir.join("own")))),
     ("clone3", |_| thread::spawn(|| {}).join().unwrap()),
+    ("getppid in a thread", |_| {
+        thread::spawn(|| println!("{}", parent_id()))
+            .join()
+            .unwrap();
+    }),
     ("files", |dir| {
         let outcome = |path: PathBuf| File::open(path).map(drop).map_err(|error| error.kind());
         println!("other file: {:?}", outcome("/etc/passwd".into()));
@@ -43,10 +50,11 @@ const ATTEMPTS: [Attempt; 6] = [
         );
     }),
     ("status", |_| {
-        print!(
-            "{}",
-            fs::read_to_string("/proc/thread-self/status").unwrap()
-        );
+        // Without a look at how long the file is, which most threads may not take.
+        let mut text = [0; 4096];
+        let mut file = File::open("/proc/thread-self/status").unwrap();
+        let len = file.read(&mut text).unwrap();
+        print!("{}", String::from_utf8_lossy(&text[..len]));
     }),
 ];
 
@@ -76,12 +84,13 @@ fn attempt(host: &Host, mode: &str, class: ThreadClass, attempt: &str) -> Output
 fn attempt_of_a_thread() {
     let wanted = std::env::var("ATTEMPT").unwrap();
     let dir = PathBuf::from(std::env::var_os("ATTEMPT_DIR").unwrap());
-    let [mode, class, attempt] = wanted.split(' ').collect::<Vec<_>>()[..] else {
+    let [mode, class, attempt] = wanted.splitn(3, ' ').collect::<Vec<_>>()[..] else {
         panic!("{wanted}");
     };
-    let mode = match mode {
-        "log" => Mode::Log,
-        _ => Mode::On,
+    let (mode, kept): (_, Kept) = match mode {
+        "log" => (Mode::Log, privileges::none),
+        "daemon" => (Mode::On, confinement::capabilities),
+        _ => (Mode::On, privileges::none),
     };
     let class = ThreadClass::ALL
         .into_iter()
@@ -94,10 +103,10 @@ fn attempt_of_a_thread() {
         read: vec!["/proc".into(), dir.clone()],
         write: Vec::new(),
     };
-    sandbox::start(mode, &paths).unwrap();
+    sandbox::start(mode, &paths, kept).unwrap();
     match class.unwrap() {
-        ThreadClass::Main => {
-            sandbox::enter(ThreadClass::Main);
+        class if !class.is_made() => {
+            sandbox::enter(class);
             run(&dir);
         }
         class => {
@@ -128,10 +137,14 @@ fn system_call_of_no_use_to_a_thread_ends_the_program_with_its_name() {
     for class in classes() {
         for (call, _) in &ATTEMPTS[..3] {
             let is_allowed = match *call {
-                "socket" => class == ThreadClass::Bus,
+                "socket" => matches!(class, ThreadClass::Bus | ThreadClass::Mount),
                 "mkdir" => matches!(
                     class,
-                    ThreadClass::Main | ThreadClass::Bus | ThreadClass::State
+                    ThreadClass::Main
+                        | ThreadClass::Daemon
+                        | ThreadClass::Bus
+                        | ThreadClass::Mount
+                        | ThreadClass::State
                 ),
                 _ => false,
             };
@@ -155,7 +168,7 @@ fn system_call_of_no_use_to_a_thread_ends_the_program_with_its_name() {
 #[test]
 fn thread_makes_no_threads() {
     let Some(host) = Host::ready() else { return };
-    for class in classes() {
+    for class in classes().filter(|class| *class != ThreadClass::Mount) {
         let output = attempt(&host, "on", class, "clone3");
         // The C library blocks all signals meanwhile, so the kernel ends the process at once.
         let signal = Signal::SYS.as_raw();
@@ -166,6 +179,19 @@ fn thread_makes_no_threads() {
             says(&output)
         );
     }
+}
+
+#[test]
+fn threads_that_serve_the_mount_make_others_that_may_no_more_than_they() {
+    let Some(host) = Host::ready() else { return };
+
+    let made = attempt(&host, "daemon", ThreadClass::Mount, "clone3");
+    let tried = attempt(&host, "daemon", ThreadClass::Mount, "getppid in a thread");
+
+    assert_says(&says(&made), &["went on"]);
+    assert_eq!(tried.status.code(), Some(4), "{}", says(&tried));
+    let refusal = "a thread of a library in class `mount` made the system call `getppid`";
+    assert_says(&says(&tried), &[refusal]);
 }
 
 #[test]
@@ -181,7 +207,7 @@ fn mode_log_lets_it_happen() {
 #[test]
 fn files_that_were_not_named_cannot_be_opened() {
     let Some(host) = Host::ready() else { return };
-    for class in [ThreadClass::Main, ThreadClass::Control] {
+    for class in [ThreadClass::Main, ThreadClass::Control, ThreadClass::Bus] {
         let text = says(&attempt(&host, "on", class, "files"));
         let wanted = [
             "other file: Err(PermissionDenied)",
@@ -204,6 +230,26 @@ fn privileges_are_given_up() {
             "Seccomp:\t2",
         ];
         assert_says(&text, &wanted);
+    }
+}
+
+#[test]
+fn threads_of_the_daemon_keep_the_capabilities_that_they_need() {
+    let Some(host) = Host::ready_for_root() else {
+        return;
+    };
+    let kept = [
+        (ThreadClass::Daemon, "000000000000000a"),
+        (ThreadClass::Bus, "0000000000001000"),
+        (ThreadClass::Mount, "0000000000001000"),
+        (ThreadClass::State, "000000000000000a"),
+        (ThreadClass::Device, "0000000000000000"),
+    ];
+    for (class, capabilities) in kept {
+        let text = says(&attempt(&host, "daemon", class, "status"));
+        let permitted = format!("CapPrm:\t{capabilities}");
+        let effective = format!("CapEff:\t{capabilities}");
+        assert_says(&text, &[&permitted, &effective, "NoNewPrivs:\t1"]);
     }
 }
 

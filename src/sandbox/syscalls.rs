@@ -104,6 +104,8 @@ const LIFE: List = List {
         Sysno::rt_sigreturn,
         Sysno::sched_getaffinity,
         Sysno::sched_yield,
+        // A handler of a signal wakes the main thread so, and it may run in any thread.
+        Sysno::sendto,
         Sysno::set_robust_list,
         Sysno::sigaltstack,
         Sysno::write,
@@ -167,9 +169,19 @@ const MESSAGES: List = List {
         Sysno::recvfrom,
         Sysno::recvmsg,
         Sysno::sendmsg,
-        Sysno::sendto,
         Sysno::setsockopt,
         Sysno::shutdown,
+    ],
+    conditions: &[],
+};
+
+/// Writes to eventfds of clients, which must not block whoever writes.
+const POSTS: List = List {
+    calls: &[
+        Sysno::io_destroy,
+        Sysno::io_getevents,
+        Sysno::io_setup,
+        Sysno::io_submit,
     ],
     conditions: &[],
 };
@@ -254,15 +266,34 @@ const UPLINK: List = List {
     conditions: &[KVM, sockets(AF_UNIX)],
 };
 
-/// What a daemon's thread does for an administrator: TAPs, mounts.
+/// What a thread does for an administrator of buses: TAPs, a look at who is there, words with VMs.
 const BUS: List = List {
-    calls: &[Sysno::connect],
-    conditions: &[TUN_AND_TTY, INTERFACES, sockets(AF_UNIX), sockets(AF_INET)],
+    calls: &[Sysno::bind, Sysno::connect, Sysno::pidfd_open],
+    conditions: &[
+        TUN_AND_TTY,
+        INTERFACES,
+        sockets(AF_UNIX),
+        sockets(AF_INET),
+        // No signal: whether a process is there.
+        with(Sysno::kill, 1, u32::MAX, 0),
+    ],
 };
 
-/// What makes a thread, and what the thread confines itself with.
-const FACTORY: List = List {
-    calls: &[Sysno::clone, Sysno::clone3, Sysno::seccomp],
+/// What the daemon's main thread does: signals, and the end of the process that unmounts.
+const DAEMON: List = List {
+    calls: &[Sysno::rt_sigaction, Sysno::wait4, Sysno::waitid],
+    conditions: &[TUN_AND_TTY, INTERFACES],
+};
+
+/// What makes a thread.
+const THREADS: List = List {
+    calls: &[Sysno::clone, Sysno::clone3],
+    conditions: &[],
+};
+
+/// What a thread confines itself with.
+const CONFINEMENT: List = List {
+    calls: &[Sysno::capget, Sysno::capset, Sysno::seccomp],
     conditions: &[with(
         Sysno::prctl,
         0,
@@ -284,10 +315,20 @@ pub fn of(class: ThreadClass) -> Vec<List> {
             RECLAIM,
             MAIN,
         ],
+        ThreadClass::Daemon => vec![
+            LIFE,
+            EVENTS,
+            TRANSFERS,
+            MESSAGES,
+            FILES,
+            CHANGES_OF_FILES,
+            POSTS,
+            DAEMON,
+        ],
         // Those that it makes inherit what it may do.
         ThreadClass::Factory => {
             let made = ThreadClass::ALL.into_iter().filter(|class| class.is_made());
-            made.flat_map(of).chain([FACTORY]).collect()
+            made.flat_map(of).chain([THREADS, CONFINEMENT]).collect()
         }
         // A vCPU switches devices on and off, and calls those of a daemon, by itself.
         ThreadClass::Vcpu | ThreadClass::Device => vec![
@@ -297,6 +338,7 @@ pub fn of(class: ThreadClass) -> Vec<List> {
             MESSAGES,
             SHARED_MEMORY,
             RECLAIM,
+            POSTS,
             DEVICE,
         ],
         ThreadClass::Pager => vec![LIFE, TRANSFERS, RECLAIM],
@@ -319,8 +361,11 @@ pub fn of(class: ThreadClass) -> Vec<List> {
             SHARED_MEMORY,
             FILES,
             CHANGES_OF_FILES,
+            POSTS,
             BUS,
         ],
+        // The library that serves it makes threads of its own, and they write to the tree as clients do.
+        ThreadClass::Mount => of(ThreadClass::Bus).into_iter().chain([THREADS]).collect(),
         ThreadClass::State => vec![LIFE, TRANSFERS, FILES, CHANGES_OF_FILES],
     }
 }

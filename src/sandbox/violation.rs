@@ -43,14 +43,15 @@ extern "C" fn on_violation(_: c_int, info: *mut siginfo_t, _: *mut c_void) {
     // Nothing here allocates or takes a lock that the thread may hold.
     let mut text = [0; 256];
     let mut message = Cursor::new(&mut text[..]);
-    let _ = write!(message, "error: sandbox: a thread of class `");
+    let _ = write!(message, "error: sandbox: a thread of ");
     let _ = match CLASS.get() {
-        Some(class) => write!(message, "{class}"),
-        None => write!(message, "none"),
+        Some(class) => write!(message, "class `{class}`"),
+        // Only such threads make others by themselves.
+        None => write!(message, "a library in class `{}`", ThreadClass::Mount),
     };
     let _ = writeln!(
         message,
-        "` made the system call `{name}` ({number}), which it never should; please report this. \
+        " made the system call `{name}` ({number}), which it never should; please report this. \
          --sandbox log lets it go on"
     );
     let len = usize::try_from(message.position()).unwrap_or_default();

@@ -20,6 +20,8 @@ use parking_lot::Mutex;
 pub enum ThreadClass {
     /// Waits for signals, the console and timers, and ends what it began.
     Main,
+    /// The same in the daemon: waits for signals.
+    Daemon,
     /// Makes threads.
     Factory,
     /// Runs a vCPU, and emulates what it asks for.
@@ -34,16 +36,19 @@ pub enum ThreadClass {
     Uplink,
     /// Answers who asks about a VM.
     Control,
-    /// Serves clients of the daemon and its control tree.
+    /// Serves clients of the daemon, and looks after buses.
     Bus,
+    /// Serves the daemon's control tree where it is mounted.
+    Mount,
     /// Keeps the daemon's state in a file.
     State,
 }
 
 impl ThreadClass {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::Main,
+        Self::Daemon,
         Self::Factory,
         Self::Vcpu,
         Self::Device,
@@ -52,12 +57,13 @@ impl ThreadClass {
         Self::Uplink,
         Self::Control,
         Self::Bus,
+        Self::Mount,
         Self::State,
     ];
 
     /// Whether the factory makes such threads, which then inherit what it is confined to.
     pub fn is_made(self) -> bool {
-        !matches!(self, Self::Main | Self::Factory)
+        !matches!(self, Self::Main | Self::Daemon | Self::Factory)
     }
 }
 
@@ -65,6 +71,7 @@ impl fmt::Display for ThreadClass {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             ThreadClass::Main => "main",
+            ThreadClass::Daemon => "daemon",
             ThreadClass::Factory => "factory",
             ThreadClass::Vcpu => "vcpu",
             ThreadClass::Device => "device",
@@ -73,6 +80,7 @@ impl fmt::Display for ThreadClass {
             ThreadClass::Uplink => "uplink",
             ThreadClass::Control => "control",
             ThreadClass::Bus => "bus",
+            ThreadClass::Mount => "mount",
             ThreadClass::State => "state",
         })
     }
