@@ -14,12 +14,14 @@
 pub mod confinement;
 pub mod daemon_id;
 pub mod filesystem;
+pub mod fuse_mount;
 pub mod handles;
 pub mod inodes;
 pub mod mount;
 pub mod mount_table;
 pub mod socket;
 pub mod state_file;
+pub mod unmounter;
 pub mod vms;
 
 use std::io;

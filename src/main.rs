@@ -17,6 +17,7 @@ use alacrity::cli::{
 };
 use alacrity::config::VmConfig;
 use alacrity::exit::ExitStatus;
+use alacrity::host::unmounter;
 use alacrity::vm_cli::{self, VmCliError};
 use alacrity::{console, host, vbus_cli, vmm};
 use anyhow::{Context, anyhow};
@@ -28,6 +29,9 @@ type Failure = (ExitStatus, anyhow::Error);
 
 fn main() -> ExitCode {
     let started = Instant::now();
+    if let Some(status) = unmounter::be_one_if_asked(std::env::args_os()) {
+        return status.into();
+    }
     restore_terminal_on_panic();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,

@@ -18,7 +18,7 @@ use common::daemon::{Session, Site};
 use common::host::is_root;
 use common::refused::refusal;
 use common::{DEADLINE, assert_says, skip, until};
-use rustix::process::Signal;
+use rustix::process::{Signal, kill_process};
 
 #[test]
 fn signals_end_it_cleanly_with_status_0() {
@@ -70,6 +70,7 @@ fn mount_of_a_killed_daemon_is_replaced() {
     let Some(daemon) = site.mounted(&[]) else {
         return;
     };
+    kill_process(daemon.unmounter(), Signal::KILL).unwrap();
     daemon.kill();
     let stale = fs::read_dir(site.mount_point()).unwrap_err();
     assert_eq!(stale.raw_os_error(), Some(libc::ENOTCONN));
@@ -80,6 +81,57 @@ fn mount_of_a_killed_daemon_is_replaced() {
     assert_eq!(site.shell("cat sys/version").ok(), "2\n");
     assert!(daemon.stderr.text().contains("replacing"));
     assert_eq!(daemon.stop(Signal::TERM), Some(0));
+}
+
+#[test]
+fn mount_of_a_killed_daemon_goes_away_by_itself() {
+    let site = Site::new();
+    let Some(daemon) = site.mounted(&[]) else {
+        return;
+    };
+
+    daemon.kill();
+
+    assert!(until(DEADLINE, || site.mounts().is_empty()));
+    let daemon = site.mounted(&[]).unwrap();
+    assert!(!daemon.stderr.text().contains("replacing"));
+    assert_eq!(daemon.stop(Signal::TERM), Some(0));
+}
+
+#[test]
+fn daemon_ends_as_ever_when_nobody_unmounts_for_it() {
+    let site = Site::new();
+    let Some(mut daemon) = site.mounted(&[]) else {
+        return;
+    };
+    let unmounter = daemon.unmounter();
+    kill_process(unmounter, Signal::KILL).unwrap();
+
+    daemon.signal(Signal::TERM);
+
+    let is_told = daemon.stderr.wait_for("stays mounted", 1, DEADLINE);
+    let status = daemon.wait();
+    assert!(is_told, "{status:?} {}", daemon.stderr.text());
+    assert_eq!(status, Some(0));
+    let daemon = site.mounted(&[]).unwrap();
+    assert_says(&daemon.stderr.text(), &["replacing"]);
+    assert_eq!(daemon.stop(Signal::TERM), Some(0));
+}
+
+#[test]
+fn signals_for_a_whole_service_leave_nothing_mounted() {
+    let site = Site::new();
+    let Some(daemon) = site.mounted(&[]) else {
+        return;
+    };
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT] {
+        kill_process(daemon.unmounter(), signal).unwrap();
+    }
+    assert_eq!(site.mounts().len(), 1);
+
+    assert_eq!(daemon.stop(Signal::TERM), Some(0));
+
+    assert!(site.mounts().is_empty());
 }
 
 #[test]

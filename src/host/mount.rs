@@ -1,33 +1,29 @@
 //! The mount of the control tree: made, watched, and taken away again.
 //!
-//! A mount outlives a daemon that was killed, and then answers `Transport endpoint is not connected`.
-//! The next daemon replaces it. Nothing is ever unmounted that is not of type [`OUR_TYPE`].
+//! A process beside the daemon takes it away, also if the daemon is killed ([`super::unmounter`]). If that
+//! was killed as well, the mount stays and answers `Transport endpoint is not connected`; the next daemon
+//! replaces it. Nothing is ever unmounted that is not of type [`OUR_TYPE`].
 
-use std::ffi::{CString, OsStr};
-use std::fs::{self, File};
+use std::fs;
 use std::io;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
 
-use fuser::{MountOption, Session, SessionACL};
+use fuser::{Session, SessionACL};
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
-use rustix::process::{getgid, getuid};
 
 use super::daemon_id::DaemonId;
 use super::filesystem::ControlFs;
+use super::fuse_mount::{self, detach};
 use super::mount_table::{self, MountEntry, OUR_TYPE};
+use super::unmounter::Unmounter;
 use vbus::threads::{self, ThreadClass};
 use vbus::tree::Tree;
 
-/// Part of [`OUR_TYPE`].
-const SUBTYPE: &str = "alacrity";
 /// Threads that serve the mount: one slow attribute does not hold up everybody.
 const NUM_THREADS: usize = 2;
 /// How long a mount may take to answer before it counts as in use by a daemon that is stopped.
@@ -90,7 +86,8 @@ pub enum MountError {
 pub struct MountPoint {
     /// Absolute, without links.
     path: PathBuf,
-    is_stale: bool,
+    /// Identity of a mount that a daemon left here.
+    stale: Option<u64>,
 }
 
 impl MountPoint {
@@ -104,23 +101,26 @@ impl MountPoint {
             source,
         };
         let path = absolute(dir).map_err(refused)?;
-        let top = mount_table::topmost_at(&path).map_err(refused)?;
-        if let Some(top) = top.filter(|top| top.fs_type == OUR_TYPE) {
-            return match is_abandoned(&top) {
-                true => Ok(MountPoint {
+        let ours = || {
+            let top = mount_table::topmost_at(&path).map_err(refused)?;
+            Ok(top.filter(|top| top.fs_type == OUR_TYPE))
+        };
+        while let Some(top) = ours()? {
+            if is_abandoned(&top) {
+                return Ok(MountPoint {
                     path,
-                    is_stale: true,
-                }),
-                false => Err(MountError::Occupied { dir: dir.into() }),
-            };
+                    stale: Some(top.mount_id),
+                });
+            }
+            // What unmounts for a daemon that was killed may have done so meanwhile.
+            if ours()?.is_some_and(|now| now.mount_id == top.mount_id) {
+                return Err(MountError::Occupied { dir: dir.into() });
+            }
         }
         match fs::read_dir(&path).map(|mut entries| entries.next().is_some()) {
             Ok(true) => Err(MountError::NotEmpty { dir: dir.into() }),
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(refused(error)),
-            _ => Ok(MountPoint {
-                path,
-                is_stale: false,
-            }),
+            _ => Ok(MountPoint { path, stale: None }),
         }
     }
 
@@ -134,12 +134,12 @@ impl MountPoint {
     /// # Errors
     /// [`MountError::Stale`], or as [`MountPoint::check`]: there may be something else below.
     pub fn replace_stale(mut self) -> Result<Self, MountError> {
-        while self.is_stale {
+        while let Some(mount_id) = self.stale {
             tracing::warn!(
                 "mount: replacing {}, whose daemon is gone",
                 self.path.display()
             );
-            detach(&self.path).map_err(|source| MountError::Stale {
+            detach(&self.path, mount_id).map_err(|source| MountError::Stale {
                 dir: self.path.clone(),
                 source,
             })?;
@@ -159,20 +159,18 @@ impl MountPoint {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
             Err(source) => return Err(MountError::Directory { dir: path, source }),
         };
-        let started = start(tree, &path, allow_other);
+        let started = start(tree, &path, is_made, allow_other);
         if started.is_err() && is_made {
             let _ = fs::remove_dir(&path);
         }
-        let (ended, is_ending, mount_id) = started.map_err(|source| MountError::Fuse {
+        let (served, unmounter) = started.map_err(|source| MountError::Fuse {
             dir: path.clone(),
-            source: on_one_line(&source),
+            source,
         })?;
         Ok(Mount {
             path,
-            is_made,
-            mount_id,
-            is_ending,
-            ended,
+            unmounter: Some(unmounter),
+            served,
         })
     }
 }
@@ -181,9 +179,13 @@ impl MountPoint {
 #[derive(Debug)]
 pub struct Mount {
     path: PathBuf,
-    /// We made the directory.
-    is_made: bool,
-    mount_id: u64,
+    unmounter: Option<Unmounter>,
+    served: Served,
+}
+
+/// What is known of the threads that serve a mount.
+#[derive(Debug)]
+struct Served {
     /// The end is ours, not somebody else's.
     is_ending: Arc<AtomicBool>,
     /// Closed when nobody serves the mount any more.
@@ -195,28 +197,17 @@ impl Mount {
     pub fn path(&self) -> &Path {
         &self.path
     }
-
-    /// True if what is seen at our place is still our mount.
-    fn is_there(&self) -> bool {
-        let top = mount_table::topmost_at(&self.path).ok().flatten();
-        top.is_some_and(|top| top.mount_id == self.mount_id && top.fs_type == OUR_TYPE)
-    }
 }
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        self.is_ending.store(true, Ordering::Relaxed);
-        if self.is_there()
-            && let Err(error) = detach(&self.path)
-        {
-            tracing::error!("mount: cannot unmount {}: {error}", self.path.display());
+        self.served.is_ending.store(true, Ordering::Relaxed);
+        if let Some(Err(error)) = self.unmounter.take().map(Unmounter::end) {
+            tracing::error!("mount: {} stays mounted: {error}", self.path.display());
             return;
         }
         // Whoever still has a file open is cut off when the process ends.
-        let _ = self.ended.recv_timeout(END_DEADLINE);
-        if self.is_made {
-            let _ = fs::remove_dir(&self.path);
-        }
+        let _ = self.served.ended.recv_timeout(END_DEADLINE);
     }
 }
 
@@ -224,8 +215,9 @@ impl Drop for Mount {
 fn start(
     tree: Tree,
     path: &Path,
+    is_made: bool,
     allow_other: bool,
-) -> io::Result<(Receiver<()>, Arc<AtomicBool>, u64)> {
+) -> io::Result<(Served, Unmounter)> {
     let mut config = fuser::Config::default();
     config.acl = match allow_other {
         true => SessionACL::All,
@@ -233,35 +225,22 @@ fn start(
     };
     config.n_threads = Some(NUM_THREADS);
     let source = DaemonId::own()?.to_string();
-    let tree = ControlFs::new(tree, path.into());
-    let session = match mount_as_root(&source, path, allow_other) {
-        Ok(device) => {
-            let session = Session::from_fd(tree, device.into(), config.acl, config);
-            session.inspect_err(|_| drop(detach(path)))?
-        }
-        // Without root fusermount3 mounts. When that session ends, it unmounts what is there, as far as
-        // it is this user's, even if it is something else by then.
-        Err(Errno::PERM) => {
-            config.mount_options = vec![
-                MountOption::FSName(source),
-                MountOption::CUSTOM(format!("subtype={SUBTYPE}")),
-                MountOption::DefaultPermissions,
-                MountOption::NoExec,
-            ];
-            Session::new(tree, path, &config)?
-        }
-        Err(errno) => return Err(errno.into()),
-    };
+    let device = fuse_mount::mount(&source, path, allow_other)?;
     let top = mount_table::topmost_at(path)?;
     let mount_id = top
         .filter(|top| top.fs_type == OUR_TYPE)
         .map(|top| top.mount_id)
         .ok_or_else(|| io::Error::other("it was unmounted at once"))?;
+    // From here on whatever ends this unmounts.
+    let unmounter =
+        Unmounter::start(path, mount_id, is_made).inspect_err(|_| drop(detach(path, mount_id)))?;
+    let tree = ControlFs::new(tree, path.into());
+    let session = Session::from_fd(tree, device, config.acl, config)?;
 
     let is_ending = Arc::new(AtomicBool::new(false));
     let (end, ended) = mpsc::channel();
     let (place, is_ours) = (path.to_owned(), Arc::clone(&is_ending));
-    threads::spawn(ThreadClass::Bus, "mount", move || {
+    threads::spawn(ThreadClass::Mount, "mount", move || {
         let outcome = session.run();
         match outcome {
             _ if is_ours.load(Ordering::Relaxed) => (),
@@ -276,37 +255,7 @@ fn start(
         }
         drop(end);
     })?;
-    Ok((ended, is_ending, mount_id))
-}
-
-/// Mounts a file system of `source` at `path`; where its requests come from.
-///
-/// Not by fuser: a session of its own mount unmounts whatever is at `path` when it ends, and that may be
-/// what somebody else mounted there after having unmounted ours.
-fn mount_as_root(source: &str, path: &Path, allow_other: bool) -> Result<File, Errno> {
-    let device = File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/fuse")
-        .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
-    let others = if allow_other { ",allow_other" } else { "" };
-    // S_IFDIR: the root is a directory.
-    let options = format!(
-        "fd={},rootmode=40000,user_id={},group_id={},default_permissions,subtype={SUBTYPE}{others}",
-        device.as_raw_fd(),
-        getuid().as_raw(),
-        getgid().as_raw(),
-    );
-    let options = CString::new(options).map_err(|_| Errno::INVAL)?;
-    let flags = MountFlags::NODEV | MountFlags::NOSUID | MountFlags::NOEXEC;
-    mount(source, path, "fuse", flags, options.as_c_str())?;
-    Ok(device)
-}
-
-/// What fusermount3 says comes as it wrote it.
-fn on_one_line(error: &io::Error) -> io::Error {
-    let text = error.to_string();
-    io::Error::new(error.kind(), text.trim().replace('\n', ", "))
+    Ok((Served { is_ending, ended }, unmounter))
 }
 
 /// `dir` absolute and without links; its last part need not be there, nor answer.
@@ -344,30 +293,6 @@ fn is_abandoned(mount: &MountEntry) -> bool {
         && answered.recv_timeout(ANSWER_DEADLINE) == Ok(Some(Errno::NOTCONN.raw_os_error()))
 }
 
-/// Unmounts what is at `path`, also while it is in use: it vanishes for everybody who looks anew.
-fn detach(path: &Path) -> io::Result<()> {
-    match unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
-        Err(Errno::PERM) => detach_as_user(path),
-        outcome => Ok(outcome?),
-    }
-}
-
-/// The same without root, by the program that may.
-fn detach_as_user(path: &Path) -> io::Result<()> {
-    let arguments = ["-u", "-z", "--"].map(OsStr::new);
-    let output = Command::new("fusermount3")
-        .args(arguments)
-        .arg(path)
-        .stdin(Stdio::null())
-        .output()?;
-    match output.status.success() {
-        true => Ok(()),
-        false => Err(io::Error::other(
-            String::from_utf8_lossy(&output.stderr).trim().to_owned(),
-        )),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -379,7 +304,7 @@ mod tests {
         let empty = MountPoint::check(dir.path()).unwrap();
         let missing = MountPoint::check(&dir.path().join("new")).unwrap();
 
-        assert!(!empty.is_stale && !missing.is_stale);
+        assert!(empty.stale.is_none() && missing.stale.is_none());
         assert!(!dir.path().join("new").exists());
     }
 

@@ -191,6 +191,13 @@ impl Daemon {
         assert_eq!(self.child.wait().unwrap().signal(), Some(9));
     }
 
+    /// The process that unmounts for it.
+    pub fn unmounter(&self) -> Pid {
+        let pid = self.pid();
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+        Pid::from_raw(children.trim().parse().unwrap()).unwrap()
+    }
+
     /// Resident memory in KiB.
     pub fn rss_kib(&self) -> u64 {
         self.status_kib("VmRSS:")
