@@ -37,10 +37,12 @@ use vbus::bus::Host;
 use vbus::device::DeviceClass;
 use vbus::server::{Listening, ServerError, ServerLimits};
 use vbus::state::{RestoreError, State};
+use vbus::threads::ThreadClass;
 
 use crate::cli::HostArgs;
 use crate::control_socket::Place;
 use crate::exit::ExitStatus;
+use crate::sandbox::{self, Mode, SandboxError};
 use mount::{MountError, MountPoint};
 use socket::SocketError;
 use state_file::{Saver, StateFile, StateFileError};
@@ -83,6 +85,9 @@ pub enum HostError {
         /// Why.
         source: Errno,
     },
+    /// The program cannot be confined.
+    #[error("cannot confine this daemon; --sandbox off goes without")]
+    Sandbox(#[from] SandboxError),
     /// The host is out of descriptors or the like.
     #[error("cannot wait for signals")]
     Signals {
@@ -97,6 +102,7 @@ impl HostError {
         match self {
             HostError::Class { .. }
             | HostError::Signals { .. }
+            | HostError::Sandbox(_)
             | HostError::Server(ServerError::Start { .. })
             | HostError::StateFile(StateFileError::Thread { .. }) => ExitStatus::HostError,
             _ => ExitStatus::BadInput,
@@ -131,13 +137,20 @@ pub fn run(args: &HostArgs, ready: impl FnOnce(&str)) -> Result<ExitStatus, Host
         .map_err(|source| HostError::Signals { source })?;
 
     raise_descriptor_limit();
-    let host = host()?;
-    // Without a place for their sockets there are no VMs that could be asked.
-    if let Ok(place) = Place::default_one() {
-        host.show_vms(Arc::new(ControlledVms::new(place, &host)));
-    }
     let listening = Listening::bind(&socket)?;
     let mount_point = mount_point.map(MountPoint::replace_stale).transpose()?;
+    // Without a place for their sockets there are no VMs that could be asked.
+    let vms = Place::default_one().ok();
+    // Each thread from here on; this one, once it has mounted.
+    sandbox::start(
+        args.sandbox.map_or(Mode::default(), Into::into),
+        &confinement::paths(&socket, file.as_ref(), vms.as_ref()),
+        confinement::capabilities,
+    )?;
+    let host = host()?;
+    if let Some(place) = vms {
+        host.show_vms(Arc::new(ControlledVms::new(place, &host)));
+    }
     let saver = match file {
         Some(file) => Some(keep_state(&host, file, state)?),
         None => None,
@@ -147,6 +160,7 @@ pub fn run(args: &HostArgs, ready: impl FnOnce(&str)) -> Result<ExitStatus, Host
         .map(|place| place.mount(host.tree(), args.allow_other))
         .transpose()?;
 
+    sandbox::enter(ThreadClass::Daemon);
     let tree = mount.as_ref().map_or(String::new(), |mount| {
         format!(", control tree on {}", mount.path().display())
     });

@@ -619,6 +619,10 @@ pub struct HostArgs {
     /// Let other users read the mounted tree; only its owner and root may change it.
     #[arg(long, requires = "mount")]
     pub allow_other: bool,
+    /// Confine each thread to the system calls and files that it needs, and give up privileges but that
+    /// for TAPs, before anybody is served [default: on].
+    #[arg(long, value_enum, value_name = "MODE")]
+    pub sandbox: Option<SandboxMode>,
 }
 
 /// Flags of `alacrity vbus`.

@@ -77,8 +77,7 @@ impl VmSource for ControlledVms {
         for pid in pids {
             // One that is gone may have left its socket behind.
             let process = i32::try_from(pid).ok().and_then(Pid::from_raw);
-            let Some(process) = process.filter(|process| test_kill_process(*process).is_ok())
-            else {
+            let Some(process) = process.filter(|process| is_there(*process)) else {
                 continue;
             };
             let Ok(socket) = self.place.socket(pid).symlink_metadata() else {
@@ -103,6 +102,11 @@ impl VmSource for ControlledVms {
         *known = found;
         known.values().map(Controlled::shown).collect()
     }
+}
+
+/// Whether the process is there, of whomever it is.
+fn is_there(process: Pid) -> bool {
+    test_kill_process(process) != Err(Errno::SRCH)
 }
 
 /// A VM with a control socket.
