@@ -1,6 +1,6 @@
-//! What a VM takes of the host's memory besides guest RAM, and how it is kept small.
+//! What a VM takes of the host's memory besides guest RAM, and what a daemon takes, kept small.
 //!
-//! Most of it is the program itself. Much of that is only needed until the guest runs: the command line,
+//! Most of it is the program itself. Much of that is only needed until a guest runs: the command line,
 //! kernel images, tables. The kernel keeps it mapped all the same, in pieces of 64 KiB around each page
 //! that was used once.
 #![expect(unsafe_code, reason = "mallopt, malloc_trim and madvise")]
@@ -24,13 +24,16 @@ pub fn share_one_heap() {
 /// Gives the kernel back what the start of the program needed, as far as nobody uses it: free memory of
 /// the heap, and pages of the program and its libraries, which come back from the page cache with their
 /// next use. For the moment from which on the program does the same again and again.
-///
-/// # Errors
-/// The kernel shows no mappings or refuses; nothing else is different then.
-pub fn forget_start() -> io::Result<()> {
+pub fn forget_start() {
     // SAFETY: the call takes a number only, and may be made at any time.
     #[cfg(target_env = "gnu")]
     let _ = unsafe { libc::malloc_trim(0) };
+    if let Err(error) = drop_refillable() {
+        tracing::debug!("memory that the start needed stays: {error}");
+    }
+}
+
+fn drop_refillable() -> io::Result<()> {
     let mappings = smaps::parse(&fs::read_to_string("/proc/self/smaps")?);
     for mapping in mappings.iter().filter(|mapping| is_refillable(mapping)) {
         let Range { start, end } = mapping.range.clone();
@@ -87,7 +90,7 @@ mod tests {
         assert!(content() == [7; SIZE]);
         assert_eq!(rss_kib(), 1 << 10);
 
-        forget_start().unwrap();
+        drop_refillable().unwrap();
 
         assert_eq!(rss_kib(), 0);
         assert!(content() == [7; SIZE]);

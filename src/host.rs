@@ -42,6 +42,7 @@ use vbus::threads::ThreadClass;
 use crate::cli::HostArgs;
 use crate::control_socket::Place;
 use crate::exit::ExitStatus;
+use crate::footprint;
 use crate::sandbox::{self, Mode, SandboxError};
 use mount::{MountError, MountPoint};
 use socket::SocketError;
@@ -116,6 +117,7 @@ impl HostError {
 /// # Errors
 /// [`HostError`]; everything made so far is gone by then.
 pub fn run(args: &HostArgs, ready: impl FnOnce(&str)) -> Result<ExitStatus, HostError> {
+    footprint::share_one_heap();
     let socket = socket::path(args.socket.as_deref())?;
     let file = args.state.as_deref().map(StateFile::new).transpose()?;
     let state = match &file {
@@ -160,6 +162,7 @@ pub fn run(args: &HostArgs, ready: impl FnOnce(&str)) -> Result<ExitStatus, Host
         .map(|place| place.mount(host.tree(), args.allow_other))
         .transpose()?;
 
+    footprint::forget_start();
     sandbox::enter(ThreadClass::Daemon);
     let tree = mount.as_ref().map_or(String::new(), |mount| {
         format!(", control tree on {}", mount.path().display())

@@ -165,9 +165,7 @@ pub fn run(config: &VmConfig, started: Instant) -> Result<ExitStatus, RunError> 
     let governor = start_governor(config, &machine);
     let control_socket =
         open_control_socket(config, files.kernel, &machine, &control, governor.as_ref());
-    if let Err(error) = footprint::forget_start() {
-        tracing::debug!("cannot give memory of the start back: {error}");
-    }
+    footprint::forget_start();
     sandbox::enter(ThreadClass::Main);
     let ended = main_loop.run();
     control.end(End::Escape); // if the loop failed, the vCPUs stop all the same
