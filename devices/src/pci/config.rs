@@ -111,6 +111,7 @@ impl ConfigSpace {
     ///
     /// # Panics
     /// If the BAR is there already or `len` is no such number: both are our own mistakes.
+    #[allow(clippy::expect_used, reason = "of numbers in our own code")]
     pub fn add_bar(&mut self, idx: usize, kind: BarKind, len: u32) {
         assert!(
             len.is_power_of_two() && len >= 16,
@@ -133,6 +134,7 @@ impl ConfigSpace {
     ///
     /// # Panics
     /// If the space is full, which our own devices decide.
+    #[allow(clippy::expect_used, reason = "of numbers in our own code")]
     pub fn add_capability(&mut self, id: u8, body: &[u8]) -> u16 {
         let offset = self.next_free;
         let len = (2 + body.len()).next_multiple_of(4);

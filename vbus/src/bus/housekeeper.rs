@@ -36,6 +36,7 @@ pub(super) struct Housekeeper {
 impl Housekeeper {
     /// # Panics
     /// The host has no thread left: happens at start or not at all.
+    #[allow(clippy::expect_used, reason = "no guest or client has a part in it")]
     pub fn start() -> Self {
         let (sender, receiver) = channel();
         let thread = threads::spawn(ThreadClass::Bus, "vbus-housekeeper", move || {
