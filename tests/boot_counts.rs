@@ -339,10 +339,11 @@ fn request_and_response_interrupt_once() {
     assert!(counts.rx_packets >= REQUESTS, "{counts:?}");
     // To send is no reason for an interrupt, and a doorbell is none to look for the answer.
     assert_eq!(counts.tx_interrupts, 0, "{counts:?}");
-    // A packet of the host's own that came between the reading of both counters is in one of them only.
+    // A packet of a kernel's own between the readings of two counters is in one of them only.
     let most = counts.rx_packets + OTHERS;
     assert!(counts.rx_interrupts <= most, "{counts:?}");
-    assert!(counts.doorbells <= counts.tx_packets + 1, "{counts:?}");
+    let most = counts.tx_packets + OTHERS;
+    assert!(counts.doorbells <= most, "{counts:?}");
     guest.power_off();
 }
 
