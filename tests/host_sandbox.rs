@@ -27,9 +27,10 @@ const FILES_OF_OTHERS: u64 = 1 << 1 | 1 << 3; // CAP_DAC_OVERRIDE, CAP_FOWNER
 /// privileges, and those that they have.
 fn threads(daemon: &Daemon) -> BTreeMap<String, (u64, u64, u64)> {
     let tasks = fs::read_dir(format!("/proc/{}/task", daemon.pid())).unwrap();
-    let statuses = tasks.map(|task| fs::read_to_string(task.unwrap().path().join("status")));
+    // That of a client may have ended meanwhile.
+    let statuses =
+        tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("status")).ok());
     let seen = statuses.map(|status| {
-        let status = status.unwrap();
         let value = |key: &str| {
             let line = status.lines().find_map(|line| line.strip_prefix(key));
             line.unwrap().trim().to_owned()
