@@ -9,12 +9,13 @@
 //! | [`bench`] | `alacrity bench`: guests beside those of others, what parts cost without a guest, and the report of all benchmarks |
 //! | [`images`] | where the default guest image is |
 //! | [`exec`] | how a command travels into the default guest image |
+//! | [`footprint`], [`smaps`] | memory of the process beside guest RAM, kept small; mappings as the kernel tells of them |
 //! | [`exit`] | the exit statuses of `alacrity` |
 //! | [`host`] | `alacrity host`: the daemon that buses live in, its mount and its state file |
 //! | [`vbus_cli`] | `alacrity vbus`: the control tree from the shell, over the daemon's socket |
 //! | [`control_socket`] | what others may ask of a running VM |
 //! | [`vm_cli`] | `alacrity ps`, `stat` and `reclaim`, which ask |
-//! | [`mac`], [`size`] | hardware addresses and sizes as text |
+//! | [`mac`], [`paths`], [`size`] | hardware addresses, names of files and sizes as text |
 #![cfg_attr(
     test,
     allow(
@@ -45,6 +46,7 @@ pub mod mac;
 pub mod memmap;
 pub mod memory;
 pub mod metrics;
+pub mod paths;
 pub mod preflight;
 pub mod reclaim;
 pub mod report;

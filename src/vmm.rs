@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 use std::mem;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,6 +24,7 @@ use crate::exit::ExitStatus;
 use crate::footprint;
 use crate::kvm::vcpu::{VcpuError, VcpuThread};
 use crate::memory::resident_bytes;
+use crate::paths::directory_of;
 use crate::preflight::{self, PreflightError};
 use crate::reclaim::policy::governor::GovernorThread;
 use crate::reclaim::reclaimer::OnFailure;
@@ -206,10 +207,7 @@ pub fn run(config: &VmConfig, started: Instant) -> Result<ExitStatus, RunError> 
 
 /// The files that are used by name while the VM runs, and when it ends.
 fn paths(config: &VmConfig) -> Paths {
-    let metrics = config.metrics.as_deref().map(|path| match path.parent() {
-        Some(dir) if !dir.as_os_str().is_empty() => dir.to_owned(),
-        _ => PathBuf::from("."),
-    });
+    let metrics = config.metrics.as_deref().map(directory_of);
     // Rules are for what is there; who opens the socket tells of a place that cannot be made.
     let sockets = Place::default_one()
         .ok()
@@ -218,6 +216,7 @@ fn paths(config: &VmConfig) -> Paths {
         // Counters of our own memory, and what the governor looks at.
         read: vec!["/proc".into(), "/sys/fs/cgroup".into()],
         write: metrics
+            .map(Path::to_owned)
             .into_iter()
             .chain(sockets.map(|place| place.dir().to_owned()))
             .collect(),

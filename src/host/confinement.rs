@@ -7,6 +7,7 @@ use vbus::threads::ThreadClass;
 
 use super::state_file::StateFile;
 use crate::control_socket::Place;
+use crate::paths::directory_of;
 use crate::sandbox::Paths;
 
 /// Where TAPs are opened, when an administrator asks for one.
@@ -21,18 +22,10 @@ pub fn paths(socket: &Path, state: Option<&StateFile>, vms: Option<&Place>) -> P
             .into_iter()
             .chain(vms.map(|place| place.dir().to_owned()))
             .collect(),
-        write: [TUN.into(), directory_of(socket)]
+        write: [TUN.into(), directory_of(socket).to_owned()]
             .into_iter()
-            .chain(state.map(|state| directory_of(state.path())))
+            .chain(state.map(|state| directory_of(state.path()).to_owned()))
             .collect(),
-    }
-}
-
-/// The directory that a name is in.
-fn directory_of(path: &Path) -> PathBuf {
-    match path.parent() {
-        Some(dir) if !dir.as_os_str().is_empty() => dir.to_owned(),
-        _ => PathBuf::from("."),
     }
 }
 

@@ -17,6 +17,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::config::TomlError;
+use crate::paths::directory_of;
 use vbus::threads::{self, ThreadClass};
 
 /// What is written at the top of the file.
@@ -128,7 +129,7 @@ impl StateFile {
         file.sync_all()?;
         fs::rename(self.new_path(), &self.path)?;
         // The rename, too, has to survive a power cut.
-        File::open(self.dir())?.sync_all()
+        File::open(directory_of(&self.path))?.sync_all()
     }
 
     /// Opens the file beside ours, which a daemon that was killed may have left half written.
@@ -148,13 +149,6 @@ impl StateFile {
         let mut name = self.path.file_name().unwrap_or_default().to_owned();
         name.push(".new");
         self.path.with_file_name(name)
-    }
-
-    fn dir(&self) -> &Path {
-        match self.path.parent() {
-            Some(dir) if !dir.as_os_str().is_empty() => dir,
-            _ => Path::new("."),
-        }
     }
 
     fn write_error(&self, source: io::Error) -> StateFileError {
