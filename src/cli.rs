@@ -26,6 +26,7 @@ use crate::config::{
 };
 use crate::mac::{MacAddr, MacError};
 use crate::size::{self, SizeError};
+use crate::user::{UserError, UserIds};
 
 const DISK_KEYS: [Key; 3] = [
     Key::with_value("path", "FILE"),
@@ -112,6 +113,9 @@ pub enum ValueError {
     /// As said by the interface on the VM's own bus.
     #[error(transparent)]
     Venet(VenetError),
+    /// As said by the numbers of a user.
+    #[error(transparent)]
+    User(UserError),
     /// Not a whole number in range of anything.
     #[error("`{text}` is not a whole number that fits here; write one, such as 2")]
     Number {
@@ -205,6 +209,10 @@ fn apply(args: RunArgs, base: VmConfig) -> Result<VmConfig, CliError> {
         metrics: args.metrics.or(base.metrics),
         force: args.force || base.force,
         sandbox: args.sandbox.map_or(base.sandbox, Into::into),
+        user: match &args.user {
+            Some(text) => Some(in_flag("--user", text, parse_user)?),
+            None => base.user,
+        },
     })
 }
 
@@ -261,6 +269,10 @@ fn parse_venet(text: &str) -> Result<VenetConfig, ValueError> {
 
 fn parse_mac(text: &str) -> Result<MacAddr, ValueError> {
     text.parse().map_err(ValueError::Mac)
+}
+
+fn parse_user(text: &str) -> Result<UserIds, ValueError> {
+    text.parse().map_err(ValueError::User)
 }
 
 fn parse_ipv4_net(text: &str) -> Result<Ipv4Net, ValueError> {

@@ -21,6 +21,7 @@ pub use venet::{BusNameError, VenetBackend, VenetConfig, VenetError, VenetTable}
 use crate::mac::MacAddr;
 use crate::sandbox::Mode;
 use crate::size::{self, Size};
+use crate::user::UserIds;
 
 /// Most vCPUs of one VM.
 pub const MAX_CPUS: u32 = 32;
@@ -88,6 +89,9 @@ pub struct VmConfig {
     pub force: bool,
     /// Whether the VM's process is confined.
     pub sandbox: Mode,
+    /// Whom it runs as once all that it names is open; `None` means whoever started it. Excludes
+    /// [`VmConfig::bus`].
+    pub user: Option<UserIds>,
 }
 
 /// A memory balloon.
@@ -122,6 +126,7 @@ impl Default for VmConfig {
             metrics: None,
             force: false,
             sandbox: Mode::default(),
+            user: None,
         }
     }
 }
@@ -268,6 +273,11 @@ pub enum ConfigError {
         "--hugepages and --bus exclude each other: the daemon takes no memory of the huge page pool, which could run out under it; leave --hugepages out (the host's kernel uses huge pages by itself where it can)"
     )]
     HugePagesOnBus,
+    /// A daemon that would not let it in again.
+    #[error(
+        "--user and --bus exclude each other: the daemon's socket is for the user who started the daemon, so the VM could not come back after a restart of it; start daemon and VM as that user, or leave one of them out"
+    )]
+    UserOnBus,
     /// A daemon for nothing.
     #[error("--host without --bus has no meaning; add --bus NAME, or leave it out")]
     HostWithoutBus,
@@ -531,6 +541,7 @@ impl VmConfig {
         match &self.bus {
             Some(_) if !self.venets.is_empty() => Err(ConfigError::TwoBuses),
             Some(_) if self.hugepages => Err(ConfigError::HugePagesOnBus),
+            Some(_) if self.user.is_some() => Err(ConfigError::UserOnBus),
             Some(name) => venet::validate_bus_name(name).map_err(ConfigError::BusName),
             None if self.host.is_some() => Err(ConfigError::HostWithoutBus),
             None => Ok(()),

@@ -148,6 +148,7 @@ pub fn run(args: &HostArgs, ready: impl FnOnce(&str)) -> Result<ExitStatus, Host
         args.sandbox.map_or(Mode::default(), Into::into),
         &confinement::paths(&socket, file.as_ref(), vms.as_ref()),
         confinement::capabilities,
+        None,
     )?;
     let host = host()?;
     if let Some(place) = vms {

@@ -55,6 +55,7 @@ pub mod sandbox;
 pub mod size;
 pub mod smaps;
 pub mod uplink;
+pub mod user;
 pub mod vbus_cli;
 pub mod vm_cli;
 pub mod vmm;

@@ -2,8 +2,10 @@
 //!
 //! Devices own their counters; the builder hands the collector one source each.
 
-use std::io;
-use std::path::Path;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -65,17 +67,74 @@ impl Metrics {
         }
         root.into()
     }
+}
 
-    /// Writes a snapshot to `path`: to a file beside it first, so that a reader never sees half.
+/// Why there are no metrics.
+#[derive(Debug, thiserror::Error)]
+pub enum MetricsError {
+    /// The file cannot be opened.
+    #[error(
+        "cannot write metrics to {} (may you write there?); choose another file with --metrics",
+        path.display()
+    )]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// What the host said.
+        source: io::Error,
+    },
+    /// The file cannot be written.
+    #[error("cannot write metrics to {}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the host said.
+        source: io::Error,
+    },
+}
+
+/// Where the metrics go at the end. Open from the start: a VM that has run for long should not find out at
+/// its end, and with fewer privileges, that nothing can be written there.
+#[derive(Debug)]
+pub struct MetricsFile {
+    file: File,
+    path: PathBuf,
+}
+
+impl MetricsFile {
+    /// Opens or makes the file `path`, and leaves what is in it.
     ///
     /// # Errors
-    /// The file cannot be written.
-    pub fn write(&self, control: &Control, path: &Path) -> io::Result<()> {
-        let text = serde_json::to_string_pretty(&self.snapshot(control))?;
-        let mut temporary = path.as_os_str().to_owned();
-        temporary.push(".tmp");
-        std::fs::write(&temporary, text + "\n")?;
-        std::fs::rename(&temporary, path)
+    /// [`MetricsError::Open`], also for a pipe that nobody reads.
+    pub fn open(path: &Path) -> Result<Self, MetricsError> {
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(false);
+        // Or a pipe would be waited for.
+        options.custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
+        let path = path.to_owned();
+        match options.open(&path) {
+            Ok(file) => Ok(MetricsFile { file, path }),
+            Err(source) => Err(MetricsError::Open { path, source }),
+        }
+    }
+
+    /// Replaces what is in it by a snapshot of `metrics`.
+    ///
+    /// # Errors
+    /// [`MetricsError::Write`].
+    pub fn write(&self, metrics: &Metrics, control: &Control) -> Result<(), MetricsError> {
+        let written = || {
+            let text = serde_json::to_string_pretty(&metrics.snapshot(control))? + "\n";
+            // A terminal or a pipe has no length.
+            if self.file.metadata()?.is_file() {
+                self.file.set_len(0)?;
+            }
+            (&self.file).write_all(text.as_bytes())
+        };
+        written().map_err(|source| MetricsError::Write {
+            path: self.path.clone(),
+            source,
+        })
     }
 }
 
@@ -98,5 +157,33 @@ mod tests {
         assert_eq!(snapshot["devices"]["net0"]["doorbells"], 3);
         assert_eq!(snapshot["timeline"]["first_run_us"], Value::Null);
         assert_eq!(snapshot["version"], FORMAT_VERSION);
+    }
+
+    #[test]
+    fn file_keeps_its_old_text_until_the_new_one_replaces_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("metrics.json");
+        let long = "x".repeat(1 << 16);
+        std::fs::write(&path, &long).unwrap();
+        let control = Control::new(Instant::now()).unwrap();
+
+        let file = MetricsFile::open(&path).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), long);
+        file.write(&Metrics::default(), &control).unwrap();
+
+        let text = std::fs::read_to_string(&path).unwrap();
+        let value: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(value["version"], FORMAT_VERSION);
+    }
+
+    #[test]
+    fn pipe_that_nobody_reads_is_refused_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pipe");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RWXU).unwrap();
+
+        let error = MetricsFile::open(&path).unwrap_err();
+
+        assert!(matches!(error, MetricsError::Open { .. }), "{error}");
     }
 }

@@ -13,6 +13,7 @@ use crate::config::{MEMORY_STEP, VmConfig};
 use crate::images::{BootFiles, ImageError};
 use crate::reclaim::userfault::{self, UserfaultError};
 use crate::size::Size;
+use crate::user::UserIds;
 
 /// Why this host does not start this VM.
 #[derive(Debug, thiserror::Error)]
@@ -83,6 +84,14 @@ pub enum PreflightError {
         /// Parent of the metrics file.
         dir: PathBuf,
     },
+    /// Only root may.
+    #[error(
+        "--user {wanted}: only root becomes another user; start it with sudo, or leave --user out and start it as that user"
+    )]
+    User {
+        /// Whom it should become.
+        wanted: UserIds,
+    },
     /// Accesses to memory that was taken cannot be served.
     #[error("{flag} does not work here")]
     Reclaim {
@@ -121,6 +130,7 @@ pub enum PreflightError {
 /// The first [`PreflightError`] found.
 pub fn input(config: &VmConfig) -> Result<BootFiles, PreflightError> {
     check_memory(config)?;
+    check_user(config.user)?;
     let files = BootFiles::of(config).map_err(|source| PreflightError::Image { source })?;
     check_files(&files, config.memory)?;
     check_metrics(config.metrics.as_deref())?;
@@ -208,6 +218,15 @@ fn check_memory(config: &VmConfig) -> Result<(), PreflightError> {
         return Err(PreflightError::HugePages { wanted, free });
     }
     Ok(())
+}
+
+fn check_user(user: Option<UserIds>) -> Result<(), PreflightError> {
+    match user {
+        Some(wanted) if !rustix::process::geteuid().is_root() => {
+            Err(PreflightError::User { wanted })
+        }
+        _ => Ok(()),
+    }
 }
 
 fn check_metrics(path: Option<&Path>) -> Result<(), PreflightError> {

@@ -29,6 +29,7 @@ use vbus::threads::{self, ThreadClass};
 
 use crate::cli::SandboxMode;
 use crate::exit::ExitStatus;
+use crate::user::UserIds;
 pub use files::Paths;
 pub use privileges::Kept;
 
@@ -80,6 +81,14 @@ pub enum SandboxError {
         /// What the kernel said.
         source: seccompiler::Error,
     },
+    /// It stays who it is.
+    #[error("cannot become user {user}")]
+    User {
+        /// Whom it should become.
+        user: UserIds,
+        /// What the kernel said.
+        source: Errno,
+    },
     /// Capabilities stay.
     #[error("cannot give up capabilities")]
     Privileges {
@@ -89,12 +98,18 @@ pub enum SandboxError {
 }
 
 /// Confines each thread that is started from now on; of files it leaves `paths`, of capabilities `kept`.
-/// The calling thread goes on as it is until [`enter`].
+/// They run as `user`, if there is one, whatever `mode` says. The calling thread goes on as it is until
+/// [`enter`].
 ///
 /// # Errors
 /// [`SandboxError`]; then nothing is confined.
-pub fn start(mode: Mode, paths: &Paths, kept: Kept) -> Result<(), SandboxError> {
-    if mode == Mode::Off {
+pub fn start(
+    mode: Mode,
+    paths: &Paths,
+    kept: Kept,
+    user: Option<UserIds>,
+) -> Result<(), SandboxError> {
+    if mode == Mode::Off && user.is_none() {
         return Ok(());
     }
     // Landlock has no mode that only tells.
@@ -102,9 +117,22 @@ pub fn start(mode: Mode, paths: &Paths, kept: Kept) -> Result<(), SandboxError> 
         Mode::On => Some(paths.rules()?),
         Mode::Off | Mode::Log => None,
     };
-    violation::handle()?;
-    let entry = move |class| {
-        if let Err(error) = confine_thread(class, mode, rules.as_ref(), kept) {
+    if mode != Mode::Off {
+        violation::handle()?;
+    }
+    let entry = move |class: ThreadClass| {
+        let become_user = || match user {
+            // The others are made by the factory, and so as that user.
+            Some(user) if !class.is_made() => {
+                privileges::become_user(user).map_err(|source| SandboxError::User { user, source })
+            }
+            _ => Ok(()),
+        };
+        let confine = || match mode {
+            Mode::Off => Ok(()),
+            Mode::Log | Mode::On => confine_thread(class, mode, rules.as_ref(), kept),
+        };
+        if let Err(error) = become_user().and_then(|()| confine()) {
             // A thread that is not confined must not run, and nobody waits for an answer here.
             tracing::error!("sandbox: {}", alacrity_devices::error::chain(&error));
             std::process::exit(ExitStatus::HostError.code().into());

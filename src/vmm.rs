@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 use std::mem;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,7 +24,7 @@ use crate::exit::ExitStatus;
 use crate::footprint;
 use crate::kvm::vcpu::{VcpuError, VcpuThread};
 use crate::memory::resident_bytes;
-use crate::paths::directory_of;
+use crate::metrics::{MetricsError, MetricsFile};
 use crate::preflight::{self, PreflightError};
 use crate::reclaim::policy::governor::GovernorThread;
 use crate::reclaim::reclaimer::OnFailure;
@@ -64,14 +64,9 @@ pub enum RunError {
         /// What the host said.
         source: io::Error,
     },
-    /// The metrics file cannot be written.
-    #[error("cannot write metrics to {}", path.display())]
-    Metrics {
-        /// The file.
-        path: PathBuf,
-        /// What the host said.
-        source: io::Error,
-    },
+    /// The metrics have no place.
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
     /// Memory that was taken from the guest is gone, so the guest cannot go on.
     #[error("the guest's memory is lost: {0}")]
     MemoryLost(String),
@@ -94,6 +89,7 @@ impl RunError {
         match self {
             RunError::Boot(_)
             | RunError::Exec(_)
+            | RunError::Metrics(MetricsError::Open { .. })
             | RunError::Resource(_)
             | RunError::Preflight(_) => ExitStatus::BadInput,
             RunError::TripleFault => ExitStatus::GuestPanic,
@@ -124,9 +120,19 @@ pub fn run(config: &VmConfig, started: Instant) -> Result<ExitStatus, RunError> 
         .transpose()
         .map_err(BootError::from)?;
 
-    sandbox::start(config.sandbox, &paths(config), privileges::none)?;
+    sandbox::start(
+        config.sandbox,
+        &paths(config),
+        privileges::none,
+        config.user,
+    )?;
     let resources = HostResources::open(config)?;
     preflight::kvm(config.force)?;
+    let metrics_file = config
+        .metrics
+        .as_deref()
+        .map(MetricsFile::open)
+        .transpose()?;
 
     let control = Arc::new(Control::new(started).map_err(host("make an event"))?);
     let is_exec = config.exec.is_some();
@@ -178,7 +184,7 @@ pub fn run(config: &VmConfig, started: Instant) -> Result<ExitStatus, RunError> 
         if let Some(governor) = governor {
             governor.abandon();
         }
-        let written = write_metrics(config, &machine, &control);
+        let written = write_metrics(metrics_file.as_ref(), &machine, &control);
         // Threads may wait for that memory, and nothing but the end of the process lets them go
         // without bytes that never were.
         mem::forget((threads, machine));
@@ -192,7 +198,7 @@ pub fn run(config: &VmConfig, started: Instant) -> Result<ExitStatus, RunError> 
     if matches!(end, End::Reset) && machine.was_panic() {
         end = End::Panic;
     }
-    write_metrics(config, &machine, &control)?;
+    write_metrics(metrics_file.as_ref(), &machine, &control)?;
     let command = match (
         control.command_status(),
         control.timeline().command_us.get(),
@@ -207,33 +213,27 @@ pub fn run(config: &VmConfig, started: Instant) -> Result<ExitStatus, RunError> 
 
 /// The files that are used by name while the VM runs, and when it ends.
 fn paths(config: &VmConfig) -> Paths {
-    let metrics = config.metrics.as_deref().map(directory_of);
-    // Rules are for what is there; who opens the socket tells of a place that cannot be made.
+    // Rules are for what is there; who opens the socket tells of a place that cannot be made. Another user
+    // may not remove the socket from it: whoever looks for VMs next does.
     let sockets = Place::default_one()
         .ok()
-        .filter(|place| place.make().is_ok());
+        .filter(|place| config.user.is_none() && place.make().is_ok());
     Paths {
         // Counters of our own memory, and what the governor looks at.
         read: vec!["/proc".into(), "/sys/fs/cgroup".into()],
-        write: metrics
-            .map(Path::to_owned)
+        write: sockets
+            .map(|place| place.dir().to_owned())
             .into_iter()
-            .chain(sockets.map(|place| place.dir().to_owned()))
             .collect(),
     }
 }
 
-fn write_metrics(config: &VmConfig, machine: &Machine, control: &Control) -> Result<(), RunError> {
-    let Some(path) = &config.metrics else {
-        return Ok(());
-    };
-    machine
-        .metrics()
-        .write(control, path)
-        .map_err(|source| RunError::Metrics {
-            path: path.clone(),
-            source,
-        })
+fn write_metrics(
+    file: Option<&MetricsFile>,
+    machine: &Machine,
+    control: &Control,
+) -> Result<(), RunError> {
+    file.map_or(Ok(()), |file| Ok(file.write(machine.metrics(), control)?))
 }
 
 /// Ends the VM when memory that was taken from the guest cannot be given back.

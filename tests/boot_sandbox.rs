@@ -103,7 +103,7 @@ fn attempt_of_a_thread() {
         read: vec!["/proc".into(), dir.clone()],
         write: Vec::new(),
     };
-    sandbox::start(mode, &paths, kept).unwrap();
+    sandbox::start(mode, &paths, kept, None).unwrap();
     match class.unwrap() {
         class if !class.is_made() => {
             sandbox::enter(class);

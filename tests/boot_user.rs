@@ -1,5 +1,6 @@
-//! A VM of a user without root: what it needs is access to `/dev/kvm`, files of that user, and a TAP that was
-//! made for that user.
+//! VMs that do not run as root. One is started by a user without root: what it needs is access to `/dev/kvm`,
+//! files of that user, and a TAP that was made for that user. The others are started by root and become that
+//! user (`--user`): what they name is opened before.
 
 #![allow(
     clippy::unwrap_used,
@@ -12,8 +13,10 @@ mod common;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown};
 
+use alacrity::control_socket::{Place, client};
 use common::ALACRITY;
 use common::guest::Vm;
+use common::hints::take;
 use common::host::{Host, run};
 
 /// The user, who has nothing else on this machine.
@@ -86,4 +89,95 @@ fn user_without_root_has_a_network_a_disk_and_a_control_socket() {
             .iter()
             .any(|byte| *byte != 0)
     );
+}
+
+/// What `/proc` says of each thread of the process `pid`.
+fn threads(pid: u32) -> Vec<String> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let status = tasks.map(|task| fs::read_to_string(task.unwrap().path().join("status")));
+    status.map(Result::unwrap).collect()
+}
+
+fn assert_all_are_nobody(threads: &[String]) {
+    for status in threads {
+        for fact in [
+            "Uid:\t65534\t65534\t65534\t65534\n",
+            "Gid:\t65534\t65534\t65534\t65534\n",
+            "CapPrm:\t0000000000000000\n",
+            "CapEff:\t0000000000000000\n",
+        ] {
+            assert!(status.contains(fact), "{fact} {status}");
+        }
+        let groups = status.lines().find(|line| line.starts_with("Groups:"));
+        assert_eq!(groups.map(str::trim_end), Some("Groups:"), "{status}");
+    }
+}
+
+#[test]
+fn vm_of_root_becomes_a_user_and_keeps_all_that_it_named() {
+    let Some(host) = Host::ready_for_root() else {
+        return;
+    };
+    let disk = format!("path={},serial=data", host.image("disk", 16 << 20));
+    let swap = format!("{},size=256M", host.tmp().display());
+    let metrics = host.file("metrics");
+    let (net, venet) = (host.network(), host.network());
+    let flags = [
+        "--user",
+        "65534:65534",
+        "--cpus",
+        "2",
+        "--swap",
+        &swap,
+        "--disk",
+        &disk,
+        "--net",
+        &net.flag(""),
+        "--venet",
+        &venet.flag(""),
+        "--metrics",
+        metrics.to_str().unwrap(),
+    ];
+    let mut vm = Vm::new(&host, &flags).start();
+    vm.wait_for_shell();
+    let pid = vm.id();
+
+    vm.shell("head -c 4096 /dev/hwrng > /dev/vda && sync");
+    // Workers end and begin again.
+    vm.shell(
+        "for link in $(ls /sys/class/net | grep -v ^lo); do \
+        ip link set $link down && ip link set $link up || exit 1; done",
+    );
+    for network in [&net, &venet] {
+        vm.shell(&format!("ping -q -c 2 {}", network.host_ip()));
+    }
+    let taken = take(pid, 64 << 20);
+    let seen = threads(pid);
+    vm.send("poweroff -f\n");
+    vm.wait().assert_status(0);
+
+    assert!(seen.len() >= 6, "{seen:?}");
+    assert_all_are_nobody(&seen);
+    assert!(taken.total_bytes() > 0, "{taken:?}");
+    assert!(host.metrics()["reclaim"]["pages"].is_object());
+    assert!(!net.exists() && !venet.exists());
+    let place = Place::default_one().unwrap();
+    // It may not remove its socket; who looks for VMs next does.
+    client::list(&place).unwrap();
+    assert!(!place.pids().unwrap().contains(&pid));
+}
+
+#[test]
+fn user_is_another_one_without_the_sandbox_too() {
+    let Some(host) = Host::ready_for_root() else {
+        return;
+    };
+    let flags = ["--user", "65534:65534", "--sandbox", "off"];
+    let mut vm = Vm::new(&host, &flags).start();
+    vm.wait_for_shell();
+    let seen = threads(vm.id());
+    vm.send("poweroff -f\n");
+    vm.wait().assert_status(0);
+
+    assert_all_are_nobody(&seen);
 }

@@ -209,6 +209,20 @@ fn exec_without_anybody_to_obey_is_refused() {
 }
 
 #[test]
+fn user_that_is_no_pair_of_numbers_is_refused() {
+    let text = Place::new().refused(&["--kernel", "kernel", "--user", "vm1"]);
+
+    assert_says(&text, &["--user", "`vm1`", "1000:1000"]);
+}
+
+#[test]
+fn user_on_a_bus_of_the_daemon_is_refused() {
+    let text = Place::new().refused(&["--kernel", "kernel", "--user", "1000:1000", "--bus", "lab"]);
+
+    assert_says(&text, &["--user", "--bus"]);
+}
+
+#[test]
 fn metrics_without_directory_are_refused() {
     let text = Place::new().refused(&["--kernel", "kernel", "--metrics", "none/m.json"]);
 

@@ -449,6 +449,10 @@ pub struct RunArgs {
     /// the guest runs [default: on].
     #[arg(long, value_enum, value_name = "MODE")]
     pub sandbox: Option<SandboxMode>,
+    /// Become this user and group, by their numbers, once all that the VM names is open: kernel, disks,
+    /// TAPs, /dev/kvm, --metrics. For root. Excludes --bus.
+    #[arg(long, value_name = "UID:GID", allow_hyphen_values = true)]
+    pub user: Option<String>,
 }
 
 /// What happens to what a sandbox forbids.

@@ -303,6 +303,10 @@ fn bus_of_a_daemon_excludes_one_of_its_own_and_huge_pages() {
         hugepages: true,
         ..on_bus.clone()
     };
+    let another_user = VmConfig {
+        user: Some("1000:1000".parse().unwrap()),
+        ..on_bus.clone()
+    };
     let nowhere = VmConfig {
         host: Some("socket".into()),
         ..VmConfig::default()
@@ -311,6 +315,7 @@ fn bus_of_a_daemon_excludes_one_of_its_own_and_huge_pages() {
     assert_eq!(on_bus.validate(), Ok(()));
     assert_eq!(both.validate(), Err(ConfigError::TwoBuses));
     assert_eq!(huge.validate(), Err(ConfigError::HugePagesOnBus));
+    assert_eq!(another_user.validate(), Err(ConfigError::UserOnBus));
     assert_eq!(nowhere.validate(), Err(ConfigError::HostWithoutBus));
 }
 
@@ -327,6 +332,7 @@ fn toml_fills_every_field_and_round_trips() {
         metrics = "m.json"
         force = true
         sandbox = "log"
+        user = "1000:65534"
         [balloon]
         target = "64M"
         [[disk]]

@@ -11,8 +11,9 @@
 //! | [`vm`] | the VM that is told of |
 //! | [`client`] | who asks |
 //!
-//! A VM that was killed leaves its socket behind; whoever comes across it removes it. It is known by a
-//! refused connection, with the directory locked against VMs that are about to listen.
+//! A VM that was killed leaves its socket behind, and so does one that became another user; whoever comes
+//! across it removes it, the next VM at the latest. It is known by a refused connection, with the directory
+//! locked against VMs that are about to listen.
 
 pub mod client;
 pub mod place;

@@ -6,6 +6,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use vbus::server::Listener;
+
 use crate::host::socket;
 
 /// The directory, below that of the daemon's socket.
@@ -82,6 +84,14 @@ impl Place {
         self.dir.join(format!("{pid}.sock"))
     }
 
+    /// Removes the sockets of VMs that are gone: one that was killed, or had become another user, left its own.
+    pub fn remove_stale(&self) {
+        for pid in self.pids().unwrap_or_default() {
+            // Refused if somebody listens there, and whatever else is wrong with it is not ours to mend.
+            let _ = Listener::remove_stale(&self.socket(pid));
+        }
+    }
+
     /// The processes that have, or had, a socket here, in ascending order.
     ///
     /// # Errors
@@ -114,6 +124,7 @@ fn pid_of(name: &Path) -> Option<u32> {
 mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::net::UnixListener;
 
     #[test]
     fn directory_is_made_private_and_both_times_the_same() {
@@ -145,6 +156,19 @@ mod tests {
         }
 
         assert_eq!(Place::new(dir.path().into()).pids().unwrap(), [7, 12]);
+    }
+
+    #[test]
+    fn stale_sockets_are_removed_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = Place::new(dir.path().into());
+        drop(UnixListener::bind(place.socket(1)).unwrap()); // The name stays.
+        let _alive = UnixListener::bind(place.socket(2)).unwrap();
+        fs::write(place.socket(3), "precious").unwrap();
+
+        place.remove_stale();
+
+        assert_eq!(place.pids().unwrap(), [2, 3]);
     }
 
     #[test]

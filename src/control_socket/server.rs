@@ -78,6 +78,7 @@ impl ControlSocket {
     /// [`ControlSocketError`].
     pub fn open(place: &Place, vm: Arc<dyn VmControl>) -> Result<Self, ControlSocketError> {
         place.make()?;
+        place.remove_stale();
         Self::listen(&place.socket(std::process::id()), vm, CLIENT_TIME)
     }
 

@@ -1,8 +1,15 @@
-//! Which privileges of root a program keeps once it is confined: capabilities (`capabilities(7)`).
+//! Which privileges of root a program keeps once it is confined: whom it runs as (`credentials(7)`), and
+//! capabilities (`capabilities(7)`).
 
 use rustix::io::Errno;
-use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
+use rustix::process::{Gid, Uid};
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, capabilities, set_capabilities, set_thread_groups,
+    set_thread_res_gid, set_thread_res_uid,
+};
 use vbus::threads::ThreadClass;
+
+use crate::user::UserIds;
 
 /// What threads of a class keep, if they have it.
 pub type Kept = fn(ThreadClass) -> CapabilitySet;
@@ -22,6 +29,19 @@ pub(super) fn of(class: ThreadClass, kept: Kept) -> CapabilitySet {
         }
         class => kept(class),
     }
+}
+
+/// Has the calling thread, and no other, run as `user` in its group alone. Who was root has no capability
+/// left then. What `/proc` has about the process stays root's, so that no other process of that user can trace
+/// it, not even while threads are left that are root's.
+///
+/// # Errors
+/// Those of `setresuid(2)`.
+pub fn become_user(user: UserIds) -> Result<(), Errno> {
+    let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
+    set_thread_groups(&[])?;
+    set_thread_res_gid(gid, gid, gid)?;
+    set_thread_res_uid(uid, uid, uid)
 }
 
 /// Leaves the calling thread those of `wanted` that it has.
