@@ -11,96 +11,29 @@ mod common;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::process::{Command, Output};
+use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
 use alacrity::control_socket::Place;
+use common::failing_disk::FailingDisk;
 use common::guest::Vm;
 use common::host::{Host, run};
 use common::reclaim::{EVERYTHING, Guest, Taker, count, take};
-use common::{ALACRITY, assert_says, skip};
+use common::{ALACRITY, assert_says};
 use rustix::process::Signal;
 
 const MIB: u64 = 1 << 20;
-const IMAGE_BYTES: u64 = 32 * MIB;
 
 const MAKE_FILE: &str = "mkfs.ext4 -q -b 4096 /dev/vda && mount -t ext4 /dev/vda /mnt && cd /mnt && \
     dd if=/dev/urandom of=data bs=1M count=8 2>/dev/null && md5sum data >sum && sync && sync";
-
-fn output(program: &str, args: &[&str]) -> Option<Output> {
-    let mut command = Command::new(program);
-    // There may be none: dmsetup makes its nodes itself.
-    command.env("DM_DISABLE_UDEV", "1").args(args);
-    command.output().ok()
-}
-
-#[track_caller]
-fn dmsetup(args: &[&str]) {
-    let output = output("dmsetup", args).unwrap();
-    assert!(output.status.success(), "{args:?}: {output:?}");
-}
-
-/// A disk of the host whose reads fail from some moment on: device mapper over a loop device.
-struct FailingDisk {
-    name: String,
-    loop_device: String,
-}
-
-impl FailingDisk {
-    /// One that works; `None`, after saying why, where that cannot be.
-    fn new(image: &str) -> Option<Self> {
-        let targets = output("dmsetup", &["targets"]);
-        let targets = targets.filter(|it| String::from_utf8_lossy(&it.stdout).contains("flakey"));
-        if targets.is_none() {
-            skip("no dmsetup, or no dm-flakey in this kernel");
-            return None;
-        }
-        let found = output("losetup", &["--find", "--show", image])?;
-        assert!(found.status.success(), "{found:?}");
-        let disk = FailingDisk {
-            name: format!("alacrity-test-{}", std::process::id()),
-            loop_device: String::from_utf8(found.stdout).unwrap().trim().into(),
-        };
-        let table = disk.table("linear", "");
-        dmsetup(&["create", &disk.name, "--table", &table]);
-        Some(disk)
-    }
-
-    fn path(&self) -> String {
-        format!("/dev/mapper/{}", self.name)
-    }
-
-    fn table(&self, target: &str, more: &str) -> String {
-        let num_sectors = IMAGE_BYTES / 512;
-        format!("0 {num_sectors} {target} {} 0{more}", self.loop_device)
-    }
-
-    /// From now on every read fails, and no write.
-    fn fail_reads(&self) {
-        let table = self.table("flakey", " 0 3600 1 error_reads");
-        dmsetup(&["suspend", &self.name]);
-        dmsetup(&["load", &self.name, "--table", &table]);
-        dmsetup(&["resume", &self.name]);
-        // The host has the bytes in its own cache otherwise.
-        fs::write("/proc/sys/vm/drop_caches", "3").unwrap();
-    }
-}
-
-impl Drop for FailingDisk {
-    fn drop(&mut self) {
-        let _ = output("dmsetup", &["remove", "--retry", &self.name]);
-        let _ = output("losetup", &["--detach", &self.loop_device]);
-    }
-}
 
 #[test]
 fn disk_whose_reads_fail_ends_the_vm_with_the_cause() {
     let Some(host) = Host::ready_for_root() else {
         return;
     };
-    let image = host.image("disk", usize::try_from(IMAGE_BYTES).unwrap());
-    let Some(disk) = FailingDisk::new(&image) else {
+    let Some(disk) = FailingDisk::new(&host.image("disk", 32 << 20)) else {
         return;
     };
     let flag = format!("path={},serial=failing", disk.path());
@@ -109,7 +42,7 @@ fn disk_whose_reads_fail_ends_the_vm_with_the_cause() {
     guest.vm.shell(MAKE_FILE);
     let taken = guest.take_all();
     assert!(taken.dropped_bytes > 6 * MIB, "{taken:?}");
-    disk.fail_reads();
+    disk.fail("error_reads");
 
     guest.vm.send("md5sum -c sum\n");
 
@@ -168,7 +101,7 @@ struct Unmount(String);
 
 impl Drop for Unmount {
     fn drop(&mut self) {
-        let _ = output("umount", &["--lazy", &self.0]);
+        let _ = Command::new("umount").args(["--lazy", &self.0]).output();
     }
 }
 

@@ -10,12 +10,12 @@
 mod common;
 
 use std::fs;
-use std::path::PathBuf;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use alacrity::control_socket::{Place, VmStat, client};
+use common::cgroup::Cgroup;
 use common::daemon::Site;
 use common::guest::{Running, Vm};
 use common::host::{Host, run};
@@ -185,55 +185,8 @@ fn files_of_the_daemon_take_memory_and_set_the_target() {
     drop(daemon);
 }
 
-/// A cgroup of the host. Dropping it removes it.
-struct Cgroup(PathBuf);
-
-impl Cgroup {
-    /// `None`, after saying why, where none can be made.
-    fn new() -> Option<Self> {
-        let root = PathBuf::from("/sys/fs/cgroup");
-        if fs::write(root.join("cgroup.subtree_control"), "+memory").is_err() {
-            println!("SKIPPED: no cgroup v2 whose memory controller can be used");
-            return None;
-        }
-        let cgroup = Cgroup(root.join(format!("alacrity-test-{}", std::process::id())));
-        fs::create_dir(&cgroup.0).unwrap();
-        Some(cgroup)
-    }
-
-    fn limit(&self, bytes: u64) {
-        fs::write(self.0.join("memory.high"), bytes.to_string()).unwrap();
-    }
-
-    fn name(&self) -> String {
-        format!("/{}", self.0.file_name().unwrap().to_str().unwrap())
-    }
-
-    /// The number behind `key` in `file`; without a key the only one.
-    fn number(&self, file: &str, key: &str) -> u64 {
-        let text = fs::read_to_string(self.0.join(file)).unwrap();
-        let value = text
-            .lines()
-            .find_map(|line| line.strip_prefix(key)?.trim().parse().ok());
-        value.unwrap_or_else(|| panic!("no {key} in {file}: {text}"))
-    }
-
-    /// Bytes that only who uses them can give back.
-    fn needed_bytes(&self) -> u64 {
-        let current = self.number("memory.current", "");
-        current.saturating_sub(self.number("memory.stat", "inactive_file "))
-    }
-}
-
-impl Drop for Cgroup {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir(&self.0);
-    }
-}
-
 #[test]
 fn vm_goes_below_the_limit_of_its_cgroup_and_stays_there() {
-    const RUN: &str = "echo $$ >$0/cgroup.procs && exec \"$@\"";
     let Some(host) = Host::ready_for_root() else {
         return;
     };
@@ -251,17 +204,16 @@ fn vm_goes_below_the_limit_of_its_cgroup_and_stays_there() {
     );
     let [dir, image] = [&dir, &image].map(|path| path.to_str().unwrap());
     run("mke2fs", &["-q", "-t", "ext4", "-d", dir, image, "96M"]);
-    let program = ["sh", "-c", RUN, cgroup.0.to_str().unwrap(), ALACRITY, "run"];
     let disk = format!("path={image},ro");
     let args = ["--hints", "--memory", "256M", "--disk", &disk];
-    let mut vm = Vm::through(&host, &program, &args).start();
+    let mut vm = Vm::through(&host, &cgroup.program(), &args).start();
     vm.wait_for_shell();
     vm.shell("mkdir -p /mnt && mount -o ro /dev/vda /mnt && md5sum /mnt/data >/sum");
     let before = cgroup.needed_bytes();
     let limit = before - 32 * MIB;
     assert_eq!(governor(&stat(&vm), "taken_bytes"), 0);
 
-    cgroup.limit(limit);
+    cgroup.set("memory.high", limit);
 
     let deadline = Instant::now() + DEADLINE;
     while cgroup.needed_bytes() > limit {

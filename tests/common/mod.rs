@@ -8,8 +8,10 @@
     reason = "tests fail by panicking, and no test uses all helpers"
 )]
 
+pub mod cgroup;
 pub mod client;
 pub mod daemon;
+pub mod failing_disk;
 pub mod guest;
 pub mod hints;
 pub mod host;
