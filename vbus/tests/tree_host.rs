@@ -96,6 +96,7 @@ fn whole_tree_of_a_small_host() {
 /sys/instances/lan/members/77/faults r 0
 /sys/instances/lan/members/77/shared_bytes r 4096
 /sys/instances/lan/members/77/shms r 1
+/sys/instances/lan/members/77/verbs r 2
 /sys/version r 2
 /sys/vms /";
     assert_eq!(lines.collect::<Vec<_>>().join("\n"), expected);

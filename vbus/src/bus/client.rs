@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use parking_lot::Mutex;
 use rustix::io::Errno;
@@ -151,8 +152,16 @@ impl Client {
     }
 }
 
+impl Client {
+    /// Accounts for a verb to the member.
+    fn count_verb(&self) {
+        self.attachment.record.verbs.fetch_add(1, Relaxed);
+    }
+}
+
 impl Verbs for Client {
     fn open(&self, id: InterfaceId, version: u32) -> Result<Handle, Errno> {
+        self.count_verb();
         let attachment = &self.attachment;
         let bus = &attachment.record.bus;
         let interface = bus.interface(id).ok_or(Errno::NOENT)?;
@@ -190,6 +199,7 @@ impl Verbs for Client {
     }
 
     fn call(&self, handle: Handle, func: u32, data: &mut [u8]) -> Result<u32, Errno> {
+        self.count_verb();
         let connection = self.attachment.connection(handle)?;
         if data.len() > MAX_CALL_BYTES {
             return Err(Errno::INVAL);
@@ -198,6 +208,7 @@ impl Verbs for Client {
     }
 
     fn shm(&self, handle: Handle, request: ShmRequest) -> Result<(), Errno> {
+        self.count_verb();
         let connection = self.attachment.connection(handle)?;
         let record = &self.attachment.record;
         connection.run(|device| {
@@ -225,6 +236,7 @@ impl Verbs for Client {
     }
 
     fn close(&self, handle: Handle) -> Result<(), Errno> {
+        self.count_verb();
         let slot = self.attachment.state.lock().slots.remove(&handle);
         slot.ok_or(Errno::NOENT)?.connection.close();
         Ok(())

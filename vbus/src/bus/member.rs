@@ -36,6 +36,8 @@ pub(crate) struct MemberRecord {
     pub shared_bytes: Arc<Quota>,
     /// Times that it was cut off.
     pub faults: AtomicU64,
+    /// Verbs that it asked for, refused ones included.
+    pub verbs: AtomicU64,
     pub report: Report,
 }
 
@@ -52,6 +54,7 @@ impl MemberRecord {
             shms: Quota::new(limits.shms),
             shared_bytes: Quota::new(limits.shared_bytes),
             faults: AtomicU64::new(0),
+            verbs: AtomicU64::new(0),
             report: Report::new(idents),
         }
     }

@@ -253,11 +253,12 @@ fn member_entries(host: &Host, bus: &Arc<Bus>) -> Vec<(String, Entry)> {
 
 /// `sys/instances/BUS/members/PID`.
 fn figures(member: &Arc<MemberRecord>) -> Vec<(String, Entry)> {
-    let figures: [Counter<MemberRecord>; 4] = [
+    let figures: [Counter<MemberRecord>; 5] = [
         ("connections", |member| member.connections.used()),
         ("faults", |member| member.faults.load(Relaxed)),
         ("shared_bytes", |member| member.shared_bytes.used()),
         ("shms", |member| member.shms.used()),
+        ("verbs", |member| member.verbs.load(Relaxed)),
     ];
     let idents = member.stamp.ident() + 1..;
     let files = idents.zip(figures).map(|(ident, (name, read))| {
