@@ -11,7 +11,7 @@
 //! | the end | was killed | unmounts; the next daemon may be about to use the directory |
 
 use std::env::ArgsOs;
-use std::ffi::OsString;
+use std::ffi::{CString, OsString};
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -133,7 +133,7 @@ impl Task {
     }
 
     fn run(self) -> io::Result<()> {
-        let _ = set_name(c"alacrity-umount");
+        let _ = set_name(&CString::new(NAME)?);
         // Whoever ends all processes of a service means the daemon first; this one then ends by itself.
         for signal in [SIGINT, SIGTERM, SIGHUP, SIGQUIT] {
             signal_hook::flag::register(signal, Arc::default())?;

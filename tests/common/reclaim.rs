@@ -9,6 +9,7 @@ use std::time::Duration;
 use alacrity::control_socket::client::AskError;
 use alacrity::control_socket::{Place, client};
 use alacrity::reclaim::policy::Reclaimed;
+use alacrity::smaps;
 use serde_json::Value;
 
 use super::guest::{Outcome, Running, Vm};
@@ -88,13 +89,10 @@ impl<'a> Guest<'a> {
             entries.unwrap().count()
         };
         let smaps = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.pid)).unwrap();
-        let mut lines = smaps.lines();
-        let anonymous = lines.find_map(|line| line.strip_prefix("Anonymous:"));
-        let number = anonymous.unwrap().trim_end_matches(" kB").trim();
         Upkeep {
             num_fds: entries("fd"),
             num_threads: entries("task"),
-            kib: number.parse().unwrap(),
+            kib: smaps::parse(&smaps)[0].anonymous_kib,
         }
     }
 
