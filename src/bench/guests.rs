@@ -27,6 +27,7 @@
 //! TAPs, bridge and addresses are in a namespace that ends with the last of them.
 
 mod boot;
+mod command_line;
 mod counters;
 mod host;
 mod interrupt;
@@ -47,9 +48,10 @@ mod verbs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use self::command_line::Images;
 use self::interrupt::Interrupt;
 use self::notes::Notes;
-use self::peer::{Images, Peer};
+use self::peer::Peer;
 use self::plan::{Step, Sweep, Wishes};
 use self::record::Recorder;
 use self::require::{Needs, ThisHost};
@@ -73,7 +75,13 @@ const SECONDS: u16 = 4;
 /// Cases that `--cases` takes, besides the sweeps.
 const CASES: [&str; 6] = ["rr", "out", "in", "udp-out", "udp-in", "load"];
 /// Peers without `--peers`.
-const PEERS: [Peer; 4] = [Peer::Virtio, Peer::Qemu, Peer::QemuVhost, Peer::Bridge];
+const PEERS: [Peer; 5] = [
+    Peer::Virtio,
+    Peer::Qemu,
+    Peer::QemuVhost,
+    Peer::QemuVhostPio,
+    Peer::Bridge,
+];
 
 /// Why there are no values, or not all.
 #[derive(Debug, thiserror::Error)]

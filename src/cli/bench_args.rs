@@ -11,8 +11,8 @@ tried again. `X-again` is ours measured a second time in the same round: as far 
 other ratios are noise. Only ratios of one run mean anything; keep the machine idle.
 
   net     a guest and its host through a TAP: venet, virtio (our virtio-net), qemu (its virtio-net in
-          user space), qemu-vhost; with virtio, venet and virtio also in one guest, in turns (`one-`);
-          with bridge, two guests (`g2g-`): switch, a venet-switch of `alacrity host`, and bridge, two
+          user space), qemu-vhost, and qemu-vhost-pio, whose doorbells are ports; with virtio, venet
+          and virtio also in one guest, in turns (`one-`); with bridge, two guests (`g2g-`): switch, a venet-switch of `alacrity host`, and bridge, two
           guests of QEMU with vhost-net
             rr               one byte there and back over TCP: transactions per second, p50, p99
             out, in          one TCP stream (iperf3) from and to the guest
@@ -77,7 +77,7 @@ pub enum GuestBench {
 #[derive(Debug, Default, Args)]
 #[command(after_long_help = NOTES)]
 pub struct GuestBenchArgs {
-    /// What ours is compared with: virtio, qemu, qemu-vhost, bridge, kvmtool [default: all but kvmtool].
+    /// What ours is compared with: virtio, qemu, qemu-vhost, qemu-vhost-pio, bridge, kvmtool [default: all but kvmtool].
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub peers: Option<Vec<String>>,
     /// Cases of net: rr, out, in, udp-out, udp-in, load, and the sweeps sizes, queues, venets, ports, guests

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::GuestsError;
-use super::peer;
+use super::command_line;
 use super::plan::Step;
 use super::process::Process;
 use super::record::Place;
@@ -17,7 +17,7 @@ const POWER_OFF: Duration = Duration::from_secs(20);
 
 /// Does a step once; why, if the guest did not come up.
 pub fn attempt(run: &mut Run, step: &Step) -> Result<Option<String>, GuestsError> {
-    let line = peer::boot(step.subject.peer, &run.starter.images);
+    let line = command_line::boot(step.subject.peer, &run.starter.images);
     run.note(step, &line);
     let interrupt = run.starter.interrupt.clone();
     let started = Instant::now();

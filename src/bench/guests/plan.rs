@@ -103,7 +103,7 @@ impl Sweep {
 
     fn peers(self) -> &'static [Peer] {
         match self {
-            Sweep::Sizes | Sweep::Queues | Sweep::Guests => &Peer::OF_HOST,
+            Sweep::Sizes | Sweep::Queues | Sweep::Guests => &Peer::OF_SWEEP,
             Sweep::Venets => &[Peer::Venet],
             Sweep::Ports => &Peer::OF_PAIR,
         }

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::command_line::CommandLine;
 use super::interrupt::Interrupt;
-use super::peer::CommandLine;
 use super::{GuestsError, io_error};
 
 /// Has the kernel kill a program when the thread that started it ends.

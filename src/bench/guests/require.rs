@@ -113,7 +113,7 @@ pub fn missing(needs: &Needs, host: &dyn Host) -> Vec<String> {
     tell(
         !needs.peers.iter().any(|peer| peer.has_vhost())
             || host.has_file(Path::new("/dev/vhost-net")),
-        "there is no /dev/vhost-net; modprobe vhost_net, or leave qemu-vhost and bridge out of --peers".into(),
+        "there is no /dev/vhost-net; modprobe vhost_net, or leave qemu-vhost, qemu-vhost-pio and bridge out of --peers".into(),
     );
     tell(
         host.has_program("setpriv"),

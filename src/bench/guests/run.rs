@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::command_line::CommandLine;
 use super::counters::Watched;
-use super::peer::CommandLine;
 use super::plan::{Group, Progress, Step};
 use super::record::{Place, Recorder};
 use super::servers::Servers;

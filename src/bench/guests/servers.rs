@@ -7,8 +7,8 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use super::GuestsError;
+use super::command_line::CommandLine;
 use super::interrupt::Interrupt;
-use super::peer::CommandLine;
 use super::process::Process;
 use super::script::{IPERF_PORTS, RR_PORT, UDP_PORT};
 

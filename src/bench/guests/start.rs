@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::command_line::{self, CommandLine, Images, Nic};
 use super::counters::Watched;
 use super::host::Link;
 use super::interrupt::Interrupt;
-use super::peer::{self, CommandLine, Images, Nic, Peer};
+use super::peer::Peer;
 use super::process::Process;
 use super::script;
 use super::{GuestsError, io_error};
@@ -119,7 +120,7 @@ impl Starter {
     }
 
     fn ours(&self, links: Vec<Link>, nics: &[Nic], script: &str) -> Result<Started, GuestsError> {
-        let line = peer::alacrity(&self.images, 1, nics, script);
+        let line = command_line::alacrity(&self.images, 1, nics, script);
         Ok(Started {
             clients: vec![Process::start(&line)?],
             server: None,
@@ -202,7 +203,8 @@ impl Starter {
                     ip(&format!("link set {tap} master benchbr"))?;
                     Nic::Qemu {
                         tap,
-                        has_vhost: true,
+                        has_vhost: peer.has_vhost(),
+                        has_pio_notify: peer.has_pio_notify(),
                         mac: u8::try_from(idx + 1).unwrap_or(u8::MAX),
                         guest,
                         queues: 1,
@@ -275,6 +277,7 @@ impl Starter {
         Ok(Nic::Qemu {
             tap,
             has_vhost: peer.has_vhost(),
+            has_pio_notify: peer.has_pio_notify(),
             mac: u8::try_from(idx + 2).unwrap_or(u8::MAX),
             guest,
             queues,
@@ -292,9 +295,9 @@ impl Starter {
         Ok(match peer.is_qemu() {
             true => {
                 let initrd = self.initrd(name, script)?;
-                peer::qemu(&self.images, &initrd, cpus, nics)
+                command_line::qemu(&self.images, &initrd, cpus, nics)
             }
-            false => peer::alacrity(&self.images, cpus, nics, script),
+            false => command_line::alacrity(&self.images, cpus, nics, script),
         })
     }
 

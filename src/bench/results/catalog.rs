@@ -209,6 +209,7 @@ pub fn title(peer: &str) -> &str {
         "virtio" => "our virtio-net",
         "qemu" => "QEMU",
         "qemu-vhost" => "QEMU, vhost-net",
+        "qemu-vhost-pio" => "QEMU, vhost-net, port doorbells",
         "bridge" => "QEMU, TAPs on a bridge",
         "pio-exit" => "a port exit to user space",
         "virtio-ctrl" => "virtio control queue",

@@ -61,7 +61,7 @@ fn color_of(peer: &str, place: usize) -> RGBColor {
         "virtio" => 1,
         "qemu" => 2,
         "qemu-vhost" | "bridge" => 3,
-        "kvmtool" => 4,
+        "kvmtool" | "qemu-vhost-pio" => 4,
         _ => place + 5,
     };
     color_at(number)

@@ -3,7 +3,7 @@
 use super::{Goal, Wanted};
 
 const NET: &str = "net.json";
-const VHOST: &[&str] = &["qemu-vhost"];
+const VHOST: &[&str] = &["qemu-vhost", "qemu-vhost-pio"];
 /// Interfaces whose back end is in user space.
 const USER_SPACE: &[&str] = &["qemu", "virtio"];
 const BRIDGE: &[&str] = &["bridge"];
