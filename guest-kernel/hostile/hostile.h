@@ -125,6 +125,8 @@ void hostile_expect_harmless(struct hostile *hostile, const char *what, u64 valu
 /* A call was answered with @wanted; any error if that is 0. */
 void hostile_expect_refusal(struct hostile *hostile, const char *what, u64 value, int status,
 			    int wanted);
+/* @count of the cases has one more. */
+void hostile_count(struct hostile *hostile, u32 *count);
 /* The attack itself did not come off. */
 void hostile_fail(struct hostile *hostile, const char *what, u64 value, int status);
 
@@ -142,5 +144,16 @@ void hostile_attack_handles(struct hostile *hostile);
 void hostile_attack_doorbells(struct hostile *hostile);
 void hostile_attack_resets(struct hostile *hostile);
 void hostile_attack_hoard(struct hostile *hostile);
+/* What is not the bus's, see targets.h. attacks_pci.c: configuration space */
+void hostile_attack_config(struct hostile *hostile);
+void hostile_attack_bars(struct hostile *hostile);
+/* attacks_registers.c: what is in the BARs */
+void hostile_attack_registers(struct hostile *hostile);
+/* attacks_queues.c: virtqueues */
+void hostile_attack_queues(struct hostile *hostile);
+/* attacks_ports.c */
+void hostile_attack_ports(struct hostile *hostile);
+/* attacks_crowd.c: all of that, from all processors */
+void hostile_attack_crowd(struct hostile *hostile);
 
 #endif /* VBUS_HOSTILE_H */

@@ -2,8 +2,9 @@
 /*
  * insmod vbus_hostile.ko mode=rings seed=1 pause=200
  *
- * Needs the connector for itself: unload vbus_pci first. The attack is over when insmod returns;
- * the kernel log says what came of it.
+ * Needs the connector for itself: unload vbus_pci first. Modes from "config" on need all virtio
+ * functions as well: unbind virtio-pci. The attack is over when insmod returns; the kernel log says
+ * what came of it.
  */
 #include <linux/module.h>
 #include <linux/slab.h>
@@ -36,6 +37,12 @@ static const struct {
 	{ "doorbells", hostile_attack_doorbells },
 	{ "resets", hostile_attack_resets },
 	{ "hoard", hostile_attack_hoard },
+	{ "config", hostile_attack_config },
+	{ "bars", hostile_attack_bars },
+	{ "registers", hostile_attack_registers },
+	{ "queues", hostile_attack_queues },
+	{ "ports", hostile_attack_ports },
+	{ "crowd", hostile_attack_crowd },
 };
 
 static int run_attack(struct hostile *hostile)

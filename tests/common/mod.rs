@@ -15,6 +15,7 @@ pub mod failing_disk;
 pub mod guest;
 pub mod hints;
 pub mod host;
+pub mod hostile;
 pub mod iperf;
 pub mod output;
 pub mod own;

@@ -84,16 +84,7 @@ impl<'a> Guest<'a> {
 
     /// What the process of the VM has of the host, beside the guest's RAM.
     pub fn upkeep(&self) -> Upkeep {
-        let entries = |name| {
-            let entries = fs::read_dir(format!("/proc/{}/{name}", self.pid));
-            entries.unwrap().count()
-        };
-        let smaps = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.pid)).unwrap();
-        Upkeep {
-            num_fds: entries("fd"),
-            num_threads: entries("task"),
-            kib: smaps::parse(&smaps)[0].anonymous_kib,
-        }
+        Upkeep::of(self.pid)
     }
 
     /// Without a deadline but the test's: much of what it needs for that may be away.
@@ -113,6 +104,21 @@ pub struct Upkeep {
 }
 
 impl Upkeep {
+    /// That of process `pid`.
+    #[track_caller]
+    pub fn of(pid: u32) -> Self {
+        let entries = |name| {
+            let entries = fs::read_dir(format!("/proc/{pid}/{name}"));
+            entries.unwrap().count()
+        };
+        let smaps = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+        Upkeep {
+            num_fds: entries("fd"),
+            num_threads: entries("task"),
+            kib: smaps::parse(&smaps)[0].anonymous_kib,
+        }
+    }
+
     /// Checks that nothing has grown since `before`, but for `kib` of memory.
     #[track_caller]
     pub fn assert_bounded(self, before: Self, kib: u64) {
