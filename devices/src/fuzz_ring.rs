@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use vbus::abi::{RING_SIGNAL_OFFSET, RING_SLOTS_OFFSET};
 use vbus::device::{FaultReporter, ShmSignal};
 use vbus::memory::{Region, Words};
-use vbus::ring::{Geometry, South};
+use vbus::ring::{Geometry, North, South};
 use vbus::signal::{self, Side};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -46,6 +46,16 @@ pub(crate) fn cut<'b>(bytes: &mut &'b [u8], len: usize) -> &'b [u8] {
     piece
 }
 
+/// Cuts a byte off `bytes`; 0 if there is none.
+pub(crate) fn byte(bytes: &mut &[u8]) -> u8 {
+    cut(bytes, 1).first().copied().unwrap_or(0)
+}
+
+/// Cuts a little-endian number off `bytes`; missing bytes are 0.
+pub(crate) fn half(bytes: &mut &[u8]) -> u16 {
+    u16::from_le_bytes([byte(bytes), byte(bytes)])
+}
+
 /// A ring whose slots are `slots`, and its memory; with `has_turns` as if they had been published by
 /// the rules.
 #[expect(clippy::expect_used, reason = "a fuzzer without memory cannot go on")]
@@ -61,10 +71,24 @@ pub(crate) fn ring(slots: &[u8], has_turns: bool) -> (RingEnd, Region) {
             region.store(offset, len | FIRST_TURN, Relaxed);
         }
     }
+    (south(&region), region)
+}
+
+/// An empty ring, for a client that keeps to the rules; both ends of it.
+#[expect(clippy::expect_used, reason = "a fuzzer without memory cannot go on")]
+pub(crate) fn both_ends() -> (North<Region>, RingEnd) {
+    let geometry = Geometry::new(NUM_SLOTS).expect("16 is a power of two");
+    let region = Region::new_private(geometry.len_bytes()).expect("out of memory");
+    let north = North::create(region.clone(), geometry).expect("it is long enough");
+    (north, south(&region))
+}
+
+#[expect(clippy::expect_used, reason = "a fuzzer without memory cannot go on")]
+fn south(region: &Region) -> RingEnd {
     let (sender, receiver) =
         signal::attach(region.clone(), RING_SIGNAL_OFFSET, Side::South).expect("it is in there");
     let new_event = || EventFd::new(EFD_NONBLOCK).expect("out of descriptors");
-    let end = RingEnd {
+    RingEnd {
         ring: South::attach(region.clone()).expect("it was formatted"),
         signal: ShmSignal {
             sender,
@@ -72,6 +96,5 @@ pub(crate) fn ring(slots: &[u8], has_turns: bool) -> (RingEnd, Region) {
             doorbell: new_event(),
             wake_up: Arc::new(new_event()),
         },
-    };
-    (end, region)
+    }
 }

@@ -75,6 +75,8 @@ impl Act<'_> {
         let _ = match self {
             Act::Mkdir(place) => tree.mkdir(&place.path()),
             Act::Rmdir(place) => tree.rmdir(&place.path()),
+            // Not what reaches for an interface of the host.
+            Act::Write(place, _) if place.path().contains("uplink") => return,
             Act::Write(place, text) => tree.write(&place.path(), &text.bytes()),
             Act::Symlink(target, place) => {
                 tree.symlink(&format!("/{}", target.path()), &place.path())

@@ -81,11 +81,17 @@ fn is_for(entry: u64, mac: MacAddress) -> bool {
 
 impl MacTable {
     pub(super) fn new() -> Self {
+        // The keys of a new `RandomState` are random.
+        Self::with_secret(RandomState::new().hash_one(0))
+    }
+
+    /// A table whose addresses fall into the sets that `secret` says.
+    pub(super) fn with_secret(secret: u64) -> Self {
         MacTable {
             ways: (0..SETS * WAYS).map(|_| Way::default()).collect(),
             counts: (0..MAX_PORTS).map(|_| AtomicU32::new(0)).collect(),
-            // The keys of a new `RandomState` are random. Odd, so that nothing is lost.
-            secret: RandomState::new().hash_one(0) | 1,
+            // Odd, so that nothing is lost.
+            secret: secret | 1,
         }
     }
 

@@ -35,6 +35,8 @@ pub mod driver;
 mod frame;
 #[cfg(any(test, feature = "test-utils"))]
 pub mod fuzz;
+#[cfg(any(test, feature = "test-utils"))]
+mod fuzz_frame;
 mod handler;
 mod loopback;
 mod mac;
@@ -47,10 +49,14 @@ mod poll;
 mod port;
 mod rx;
 mod switch;
+#[cfg(any(test, feature = "test-utils"))]
+pub mod switch_fuzz;
 mod switch_path;
 mod tap_device;
 mod tap_end;
 mod tap_fetch;
+#[cfg(any(test, feature = "test-utils"))]
+pub mod tap_fuzz;
 mod tx;
 mod uplink;
 

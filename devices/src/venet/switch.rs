@@ -55,24 +55,12 @@ impl DeviceClass for SwitchClass {
     }
 
     fn create(&self, name: &str) -> Result<Arc<dyn Device>, Errno> {
-        Ok(Arc::new(SwitchDevice(Arc::new(Switch {
-            name: name.into(),
-            mtu: Mtu::default(),
-            ports_per_bus: AtomicU32::new(1),
-            ageing: AtomicU32::new(DEFAULT_AGEING),
-            flood_rate: AtomicU32::new(DEFAULT_FLOOD_RATE),
-            table: MacTable::new(),
-            ports: Mutex::default(),
-            chosen: Mutex::default(),
-            generation: AtomicU64::new(0),
-            uplink: Mutex::default(),
-            start: Instant::now(),
-            retired: PortMetrics::default(),
-        }))))
+        let switch = Switch::new(name, MacTable::new());
+        Ok(Arc::new(SwitchDevice(Arc::new(switch))))
     }
 }
 
-struct SwitchDevice(Arc<Switch>);
+pub(super) struct SwitchDevice(pub(super) Arc<Switch>);
 
 /// What the `nth` port on a bus is called. No bus has a slash in its name.
 fn place_on(bus: &str, nth: u32) -> String {
@@ -159,6 +147,23 @@ impl SwitchPort {
 }
 
 impl Switch {
+    pub(super) fn new(name: &str, table: MacTable) -> Self {
+        Switch {
+            name: name.into(),
+            mtu: Mtu::default(),
+            ports_per_bus: AtomicU32::new(1),
+            ageing: AtomicU32::new(DEFAULT_AGEING),
+            flood_rate: AtomicU32::new(DEFAULT_FLOOD_RATE),
+            table,
+            ports: Mutex::default(),
+            chosen: Mutex::default(),
+            generation: AtomicU64::new(0),
+            uplink: Mutex::default(),
+            start: Instant::now(),
+            retired: PortMetrics::default(),
+        }
+    }
+
     pub(super) fn now_ms(&self) -> u64 {
         u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
     }

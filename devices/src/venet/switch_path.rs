@@ -18,7 +18,7 @@ pub(super) struct SwitchPath {
     /// All ports by index, as they were at `generation`.
     ports: Vec<Option<Arc<SwitchPort>>>,
     generation: Option<u64>,
-    now_ms: u64,
+    pub(super) now_ms: u64,
     /// Ports that were given a frame since the last flush.
     touched: Vec<u8>,
 }

@@ -272,7 +272,8 @@ pub(super) fn all_offloads() -> u32 {
     rx_cap::CSUM | rx_cap::TSO4 | rx_cap::TSO6 | rx_cap::ECN | rx_cap::USO
 }
 
-fn parse(buffer: &[u8], len: usize, limits: Limits) -> Option<Frame<'_>> {
+/// The frame in the first `len` bytes of `buffer`, behind its header; `None` if it makes no sense.
+pub(super) fn parse(buffer: &[u8], len: usize, limits: Limits) -> Option<Frame<'_>> {
     let bytes = buffer.get(..len)?;
     let (header, bytes) = Header::read_from_prefix(bytes).ok()?;
     Frame::in_bytes(bytes, &meta_of(&header)?, limits).ok()

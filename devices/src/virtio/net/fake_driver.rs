@@ -1,15 +1,11 @@
 //! The driver's side for tests and fuzz targets: rings in guest memory.
 
-#[cfg(test)]
 use std::num::Wrapping;
 use std::sync::Arc;
 
-#[cfg(test)]
 use virtio_bindings::virtio_ring::{VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
 use virtio_queue::{Queue, QueueT};
-#[cfg(test)]
-use vm_memory::Bytes;
-use vm_memory::GuestAddress;
+use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::metrics::NetMetrics;
@@ -39,7 +35,6 @@ pub(super) struct FakeQueue {
     ram: GuestRam,
     pub(super) index: u16,
     base: u64,
-    #[cfg(test)]
     next_desc: Wrapping<u16>,
 }
 
@@ -49,7 +44,6 @@ impl FakeQueue {
             ram: ram.clone(),
             index,
             base: u64::from(index) * QUEUE_BYTES,
-            #[cfg(test)]
             next_desc: Wrapping(0),
         }
     }
@@ -87,7 +81,6 @@ impl FakeQueue {
     }
 }
 
-#[cfg(test)]
 impl FakeQueue {
     /// Writes descriptor `desc_idx`.
     pub(super) fn write_desc(&self, desc_idx: u16, gpa: u64, len: u32, flags: u32, next: u16) {
@@ -142,11 +135,13 @@ impl FakeQueue {
     }
 
     /// With event index: after which chain the device wants a doorbell.
+    #[cfg(test)]
     pub(super) fn avail_event(&self) -> u16 {
         self.read(self.base + USED_OFFSET + 4 + 8 * u64::from(QUEUE_SIZE))
     }
 
     /// With event index: asks for an interrupt once chain `used_idx` is used.
+    #[cfg(test)]
     pub(super) fn set_used_event(&self, used_idx: u16) {
         self.write(
             self.base + AVAIL_OFFSET + 4 + 2 * u64::from(QUEUE_SIZE),
@@ -155,6 +150,7 @@ impl FakeQueue {
     }
 
     /// Without event index: asks for interrupts or for none.
+    #[cfg(test)]
     pub(super) fn set_avail_flags(&self, flags: u16) {
         self.write(self.base + AVAIL_OFFSET, flags);
     }

@@ -38,6 +38,8 @@ pub mod metrics;
 pub mod passt;
 mod queue;
 mod rx;
+#[cfg(any(test, feature = "test-utils"))]
+pub mod rx_fuzz;
 mod state;
 mod sys;
 mod tap_port;
