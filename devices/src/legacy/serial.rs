@@ -21,6 +21,9 @@ pub const NUM_PORTS: u64 = 8;
 
 const DATA: u64 = 0;
 const IER: u64 = 1;
+const MCR: u64 = 4;
+/// Of the modem control register: the port hears itself and nobody else.
+const MCR_LOOPBACK: u8 = 1 << 4;
 const IER_DATA_AVAILABLE: u8 = 1 << 0;
 /// What Linux writes to see whether the register is there (`autoconfig` in `8250_port.c`).
 const IER_PROBE: u8 = 0x0f;
@@ -69,8 +72,10 @@ impl SerialEvents for Events {
 type Registers = Serial<Irq, Events, Vec<u8>>;
 
 fn is_listening(serial: &Registers) -> bool {
-    let enabled = serial.state().interrupt_enable;
-    enabled & IER_DATA_AVAILABLE != 0 && enabled != IER_PROBE
+    let state = serial.state();
+    let enabled = state.interrupt_enable;
+    let is_loopback = state.modem_control & MCR_LOOPBACK != 0;
+    enabled & IER_DATA_AVAILABLE != 0 && enabled != IER_PROBE && !is_loopback
 }
 
 /// A serial port whose output goes to a writer.
@@ -120,7 +125,7 @@ impl SerialPort {
     /// Input bytes that the port takes now: none until the guest listens.
     ///
     /// A kernel empties the port when it opens it, so what arrived before would be lost. It listens
-    /// once it has enabled the receive interrupt.
+    /// once it has enabled the receive interrupt, and not while the port is in loopback mode.
     pub fn room(&self) -> usize {
         let serial = self.lock();
         if is_listening(&serial) {
@@ -132,7 +137,7 @@ impl SerialPort {
 
     /// Gives the guest input; answers how many bytes fitted.
     pub fn enqueue(&self, input: &[u8]) -> usize {
-        // The port refuses input in loopback mode and when it is full: both mean "not now".
+        // The port refuses input when it is full or in loopback mode: both mean "not now".
         self.lock().enqueue_raw_bytes(input).unwrap_or(0)
     }
 
@@ -163,9 +168,9 @@ impl BusDevice for SerialPort {
         if let ([byte], Ok(register)) = (data, u8::try_from(offset)) {
             let mut serial = self.lock();
             // Looking costs a copy of the input, so only where it can change.
-            let was_listening = offset == IER && is_listening(&serial);
+            let can_begin = matches!(offset, IER | MCR) && !is_listening(&serial);
             let written = serial.write(register, *byte);
-            if offset == IER && !was_listening && is_listening(&serial) {
+            if can_begin && is_listening(&serial) {
                 // Fails only when the counter is full, and then it is readable.
                 let _ = self.listen_evt.write(1);
             }
@@ -342,6 +347,21 @@ mod tests {
         assert_eq!(port.room(), 0);
         port.write(IER, &[0]);
         listen(&port);
+
+        assert!(port.room() > 0);
+        assert_eq!(room_evt.read().unwrap(), 1);
+    }
+
+    #[test]
+    fn input_waits_until_the_guest_has_talked_to_itself() {
+        let (port, _sink, room_evt) = port();
+        listen(&port);
+        room_evt.read().unwrap();
+
+        port.write(MCR, &[MCR_LOOPBACK]);
+        assert_eq!(port.room(), 0, "it would be refused");
+        assert!(room_evt.read().is_err());
+        port.write(MCR, &[0]);
 
         assert!(port.room() > 0);
         assert_eq!(room_evt.read().unwrap(), 1);
