@@ -174,7 +174,8 @@ impl MacTable {
             .is_some_and(|count| count.load(Relaxed) < MAX_MACS_PER_PORT)
     }
 
-    /// Notes that `mac` belongs to `port_idx` until it is forgotten; false if there is no place.
+    /// Notes that `mac` belongs to `port_idx` until it is forgotten; false if there is no place, or if it
+    /// belongs to another.
     pub(super) fn assign(&self, mac: MacAddress, port_idx: u8) -> bool {
         let set = self.set(mac);
         let new = entry_of(mac, port_idx) | ASSIGNED;
@@ -184,7 +185,7 @@ impl MacTable {
             return false;
         };
         let old = way.entry.load(Relaxed);
-        old & ASSIGNED == 0 && self.replace(way, old, new, 0)
+        old == new || (old & ASSIGNED == 0 && self.replace(way, old, new, 0))
     }
 
     /// Forgets all that is behind `port_idx`.
@@ -333,6 +334,7 @@ mod tests {
         assert_eq!(table.learn(mac(1), 3, 0, AGEING), Source::Good);
         assert_eq!(table.lookup(mac(1), 9999, AGEING), Some(3));
         assert!(!table.assign(mac(1), 4));
+        assert!(table.assign(mac(1), 3));
 
         table.forget_port(3);
         assert_eq!(table.lookup(mac(1), 0, AGEING), None);

@@ -222,6 +222,15 @@ impl Switch {
         }
     }
 
+    /// Notes addresses of `ports` that were another port's until now.
+    fn protect(&self, ports: &[Arc<SwitchPort>]) {
+        for port in ports {
+            if let End::Client(client) = &port.end {
+                self.assign(port.port_idx, client.mac());
+            }
+        }
+    }
+
     /// Removes a port that nothing comes from any more.
     fn remove(&self, port_idx: u8) {
         let mut ports = self.ports.lock();
@@ -231,6 +240,7 @@ impl Switch {
         let port = ports.remove(place);
         self.retired.absorb(port.metrics());
         self.table.forget_port(port_idx);
+        self.protect(&ports);
         self.generation.fetch_add(1, Ordering::Release);
         // Idle workers let go of it too.
         for other in ports.iter() {
@@ -325,8 +335,9 @@ impl Switch {
         for (port_idx, client, mac) in changes {
             client.set_mac(mac)?;
             self.table.forget_port(port_idx);
-            self.assign(port_idx, mac);
         }
+        // Only now is an address free that another port had.
+        self.protect(&ports);
         *self.chosen.lock() = chosen;
         Ok(())
     }

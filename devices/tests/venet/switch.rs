@@ -208,6 +208,35 @@ fn addresses_of_ports_are_chosen_before_or_after_they_are_there() {
     assert_eq!(multicast, Err(Errno::INVAL));
 }
 
+/// Whether the switch knows `mac` as the address of the port on `bus`.
+fn is_protected(lab: &Lab, mac: &str, bus: &str) -> bool {
+    let line = format!("{mac} {bus} assigned");
+    lab.get("macs").lines().any(|other| other == line)
+}
+
+#[test]
+fn addresses_that_ports_exchange_are_protected() {
+    let lab = Lab::with("venet-switch", &["a", "b"]);
+    let [one, two] = ["02:00:00:00:00:0a", "02:00:00:00:00:0b"];
+    lab.set("port_macs", &format!("a={one} b={two}")).unwrap();
+
+    lab.set("port_macs", &format!("a={two} b={one}")).unwrap();
+
+    assert!(is_protected(&lab, one, "b"));
+    assert!(is_protected(&lab, two, "a"));
+}
+
+#[test]
+fn address_of_two_ports_is_protected_for_the_one_that_stays() {
+    let lab = Lab::with("venet-switch", &["a", "b"]);
+    let mac = "02:00:00:00:00:0a";
+    lab.set("port_macs", &format!("a={mac} b={mac}")).unwrap();
+
+    lab.host.unlink("a", "net").unwrap();
+
+    assert!(is_protected(&lab, mac, "b"));
+}
+
 #[test]
 fn bus_with_several_ports_has_that_many_stations() {
     let lab = Lab::new();
