@@ -2,6 +2,8 @@
 
 use std::os::fd::OwnedFd;
 
+use rustix::io::retry_on_intr;
+
 use super::{RecvFlags, SendFlags};
 
 pub const ROOT: u64 = 1;
@@ -67,13 +69,17 @@ impl Kernel {
         message.extend(node.to_le_bytes());
         message.extend([0; 16]);
         message.extend(body);
-        let sent = rustix::net::send(&self.socket, &message, SendFlags::NOSIGNAL);
+        let send = || rustix::net::send(&self.socket, &message, SendFlags::NOSIGNAL);
+        let sent = retry_on_intr(send);
         assert_eq!(sent, Ok(message.len()), "the session goes on");
     }
 
     /// The body of the answer, or an errno.
     fn receive(&mut self) -> Result<Vec<u8>, i32> {
-        let received = rustix::net::recv(&self.socket, &mut self.room[..], RecvFlags::empty());
+        let (socket, room) = (&self.socket, &mut self.room);
+        let receive = || rustix::net::recv(socket, &mut room[..], RecvFlags::empty());
+        // The fuzzer has a timer.
+        let received = retry_on_intr(receive);
         let (_, len) = received.expect("the session goes on");
         let message = &self.room[..len];
         assert!(len >= OUT_HEADER_BYTES);
