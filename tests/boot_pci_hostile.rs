@@ -14,7 +14,7 @@ use std::fs;
 use common::guest::Vm;
 use common::host::Host;
 use common::hostile::{Report, attack};
-use common::reclaim::Upkeep;
+use common::reclaim::{Upkeep, count};
 
 const MIB: usize = 1 << 20;
 /// Attacks of `vbus_hostile.ko` on functions that have no drivers.
@@ -71,8 +71,14 @@ fn functions_and_ports_survive_all_attacks() {
     let queues = Report::find(&outcome, "queues");
     // Rings that are wrong are noticed, and devices are found to need a reset.
     assert!(queues.refused > 40, "{queues:?}");
-    let metrics = host.metrics();
-    println!("{:#}", metrics["devices"]);
+    let devices = &host.metrics()["devices"];
+    println!("{devices}");
+    assert!(count(devices, "/net0/tx_packets") > 20, "{devices:#}");
+    assert!(count(devices, "/blk0/reads") > 20, "{devices:#}");
+    assert!(count(devices, "/blk0/errors") > 0, "{devices:#}");
+    assert!(count(devices, "/vbus0/resets") > 20, "{devices:#}");
+    assert_eq!(count(devices, "/blk0/host_errors"), 0, "{devices:#}");
+    assert_eq!(count(devices, "/balloon0/release_errors"), 0, "{devices:#}");
     let rest = fs::read(&image).unwrap().split_off(WRITTEN_BYTES);
     assert!(rest.iter().all(|byte| *byte == PATTERN));
 }

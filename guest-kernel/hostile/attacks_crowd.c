@@ -105,7 +105,7 @@ void hostile_attack_crowd(struct hostile *hostile)
 	if (!targets)
 		return;
 	hostile_reset(hostile);
-	for (round = 0; round < NUM_ROUNDS; round++) {
+	for (round = 0; round < NUM_ROUNDS && !targets_are_lost(targets); round++) {
 		targets_save_serial(serial);
 		status = attack_from_all(targets);
 		targets_restore_serial(serial);

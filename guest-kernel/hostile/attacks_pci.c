@@ -15,7 +15,7 @@ static const u32 memory_places[] = {
 	0xe0100000, 0xfec00000, 0xfee00000, 0xfffb8000, 0xffff8000, 0xffffffff,
 };
 
-/* The same for ports: timer, keyboard, serial ports, panic, power, report, configuration, windows. */
+/* The same for ports: those of the machine, of others, and behind all. */
 static const u32 port_places[] = {
 	0, 0x40, 0x60, 0x200, 0x300, 0x500, 0x600, 0xa00, 0xcf8, 0xc000, 0xcf00, 0xff00, 0xffff,
 	0x10000, 0xffffff00,
@@ -133,7 +133,7 @@ void hostile_attack_config(struct hostile *hostile)
 	hostile_reset(hostile);
 	probe_absent(targets);
 	targets_check(targets, "absent functions", NUM_FUNCTIONS);
-	for (round = 0; round < NUM_ROUNDS; round++) {
+	for (round = 0; round < NUM_ROUNDS && !targets_are_lost(targets); round++) {
 		for (i = 0; i < STEPS_PER_ROUND; i++) {
 			targets_config_step(targets, &hostile->random, true);
 			targets_rest(targets, i);
@@ -188,7 +188,7 @@ void hostile_attack_bars(struct hostile *hostile)
 	if (!targets)
 		return;
 	hostile_reset(hostile);
-	for (i = 0; i < targets->num; i++) {
+	for (i = 0; i < targets->num && !targets_are_lost(targets); i++) {
 		move_bars(targets, &targets->target[i]);
 		targets_check(targets, "moved", i);
 		for (j = 0; j < targets->num; j++) {

@@ -71,7 +71,7 @@ static void any_write(u16 port, struct rnd_state *random)
 	u32 value = prandom_u32_state(random);
 	u8 bytes[STRING_BYTES];
 
-	/* What a serial port may give back to its driver is no text: neither interrupts nor requests. */
+	/* What a serial port may give back to its driver is no text, such as Ctrl-C. */
 	if (port == COM1 || port == COM2)
 		value |= 0x80808080;
 	memset(bytes, 0x80, sizeof(bytes));
@@ -146,7 +146,7 @@ void hostile_attack_ports(struct hostile *hostile)
 	if (!targets)
 		return;
 	hostile_reset(hostile);
-	for (round = 0; round < NUM_ROUNDS; round++) {
+	for (round = 0; round < NUM_ROUNDS && !targets_are_lost(targets); round++) {
 		targets_save_serial(serial);
 		for (i = 0; i < STEPS_PER_ROUND; i++) {
 			targets_port_step(targets, &hostile->random);

@@ -216,7 +216,7 @@ static void any_desc(const struct target *target, struct rnd_state *random,
 		desc->addr = cpu_to_le64(target_addr(target, TARGET_DATA + below(random, 0x4000)));
 }
 
-/* A chain that begins with a header and ends with a status, and whose parts are mostly as they should be. */
+/* A chain from a header to a status, whose parts are mostly as they should be. */
 static void likely_chain(const struct target *target, struct rnd_state *random,
 			 struct vring_desc *desc, u32 num)
 {
@@ -267,9 +267,12 @@ static void any_chains(struct target *target, struct rnd_state *random, u32 queu
 void target_queue_step(struct target *target, struct rnd_state *random)
 {
 	static const u32 types[] = {
-		VIRTIO_BLK_T_IN, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT, VIRTIO_BLK_T_FLUSH,
-		VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_WRITE_ZEROES, 2, U32_MAX,
+		VIRTIO_BLK_T_IN, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT, VIRTIO_BLK_T_OUT,
+		VIRTIO_BLK_T_OUT, VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_DISCARD,
+		VIRTIO_BLK_T_WRITE_ZEROES, 2, U32_MAX,
 	};
+	/* Now and then all heads are the same, and right. */
+	u32 num_heads = below(random, 2) ? 1 : TARGET_QUEUE_SIZE + 1;
 	u32 queue = below(random, TARGET_MAX_QUEUES / 2), num = 1 + below(random, 4), i;
 	struct vring_avail *avail;
 
@@ -280,7 +283,7 @@ void target_queue_step(struct target *target, struct rnd_state *random)
 		    below(random, 4) ? below(random, NUM_SECTORS) : U64_MAX >> below(random, 40));
 	any_chains(target, random, queue);
 	for (i = 0; i < TARGET_QUEUE_SIZE; i++)
-		avail->ring[i] = cpu_to_le16(below(random, 4) ? 0 : below(random, TARGET_QUEUE_SIZE + 1));
+		avail->ring[i] = cpu_to_le16(below(random, 4) ? 0 : below(random, num_heads));
 	avail->flags = cpu_to_le16(prandom_u32_state(random));
 	target_publish(target, queue, below(random, 16) ? num : prandom_u32_state(random));
 	target_notify(target, queue);
@@ -318,9 +321,9 @@ void hostile_attack_queues(struct hostile *hostile)
 		target = &targets->target[i];
 		if (!target->kind)
 			continue;
-		for (j = 0; j < ARRAY_SIZE(bad_chains); j++)
+		for (j = 0; j < ARRAY_SIZE(bad_chains) && !targets_are_lost(targets); j++)
 			try_chain(targets, target, &bad_chains[j]);
-		for (j = 0; j < NUM_ROUNDS; j++)
+		for (j = 0; j < NUM_ROUNDS && !targets_are_lost(targets); j++)
 			try_random_chains(targets, target, j);
 	}
 	targets_check(targets, "queues", 0);

@@ -59,9 +59,13 @@ static void vector_step(struct target *target, struct rnd_state *random)
 	u32 idx = below(random, target->num_vectors + 2);
 	void __iomem *entry = target->vectors + idx * PCI_MSIX_ENTRY_SIZE;
 
-	/* Reads of all the table, and of the pending bits behind it, are for all of the mapping. */
 	if (idx >= target->num_vectors) {
-		readq(target->vectors + below(random, target->num_vectors * PCI_MSIX_ENTRY_SIZE - 8));
+		/* Pending bits, maybe, and what is nothing. */
+		targets_write(target->vectors + target->num_vectors * PCI_MSIX_ENTRY_SIZE +
+			      below(random, TARGET_VECTORS_BYTES - sizeof(u64) -
+				    target->num_vectors * PCI_MSIX_ENTRY_SIZE),
+			      any_number(random), 1 << below(random, 4));
+		readq(target->vectors + below(random, TARGET_VECTORS_BYTES - sizeof(u64)));
 		return;
 	}
 	switch (below(random, 4)) {
@@ -178,7 +182,7 @@ void hostile_attack_registers(struct hostile *hostile)
 	if (!targets)
 		return;
 	hostile_reset(hostile);
-	for (round = 0; round < NUM_ROUNDS; round++) {
+	for (round = 0; round < NUM_ROUNDS && !targets_are_lost(targets); round++) {
 		for (i = 0; i < STEPS_PER_ROUND; i++) {
 			target_register_step(&targets->target[i % targets->num], &hostile->random);
 			targets_rest(targets, i);

@@ -25,8 +25,7 @@ static void __iomem *map_vectors(struct target *target)
 	target->num_vectors = (control & PCI_MSIX_FLAGS_QSIZE) + 1;
 	pci_read_config_dword(target->pdev, target->msix + PCI_MSIX_TABLE, &place);
 	return ioremap(pci_resource_start(target->pdev, place & PCI_MSIX_TABLE_BIR) +
-		       (place & PCI_MSIX_TABLE_OFFSET),
-		       target->num_vectors * PCI_MSIX_ENTRY_SIZE);
+		       (place & PCI_MSIX_TABLE_OFFSET), TARGET_VECTORS_BYTES);
 }
 
 static void mask_vectors(struct target *target)

@@ -16,6 +16,7 @@
 #include "hostile.h"
 
 #define TARGETS_MAX		8
+#define TARGETS_MAX_FAILED	3
 /* Of ECAM of one bus. */
 #define TARGETS_ECAM_BYTES	(1U << 20)
 /* More RAM than that, and the lengths that shall reach behind it do not. */
@@ -26,6 +27,8 @@
 #define TARGET_DEVICE		0x2000
 #define TARGET_NOTIFY		0x3000
 #define TARGET_BAR_BYTES	0x8000
+/* The table of each function is at the begin of a page that has nothing else but pending bits. */
+#define TARGET_VECTORS_BYTES	0x1000
 
 #define TARGET_MAX_QUEUES	8
 #define TARGET_QUEUE_SIZE	16
@@ -92,6 +95,12 @@ struct serial_state {
 
 #define TARGETS_NUM_SERIAL	2
 
+/* Enough went wrong: each device that does not come back takes HOSTILE_PATIENCE. */
+static inline bool targets_are_lost(const struct targets *targets)
+{
+	return targets->hostile->cases.failed >= TARGETS_MAX_FAILED;
+}
+
 static inline u32 below(struct rnd_state *random, u32 end)
 {
 	return prandom_u32_state(random) % end;
@@ -103,7 +112,7 @@ struct targets *targets_find(struct hostile *hostile);
 void targets_release(struct targets *targets);
 /* Puts all BARs back to where they were, and switches MSI-X off. */
 void targets_restore(struct targets *targets);
-/* After @step steps it may be time for a pause: too many exits at once are not good for an emulator. */
+/* After @step steps it may be time for a pause: an emulator does not stand floods of exits. */
 void targets_rest(const struct targets *targets, u32 step);
 /* Restores all of them, and has each serve a good request. */
 void targets_check(struct targets *targets, const char *what, u64 value);
