@@ -15,6 +15,8 @@ use super::mac::MacAddress;
 
 const SETS: usize = 1024;
 const WAYS: usize = 4;
+/// 2⁶⁴ divided by the golden ratio: its multiples are far apart.
+const MIXER: u64 = 0x9e37_79b9_7f4a_7c15;
 /// Most ports, uplink included.
 pub(super) const MAX_PORTS: usize = 256;
 /// Most addresses learned at one port.
@@ -96,8 +98,10 @@ impl MacTable {
     }
 
     fn set(&self, mac: MacAddress) -> &[Way] {
-        // The high bits of a product depend on all bits below.
-        let hash = number(mac).wrapping_mul(self.secret) >> (64 - SETS.trailing_zeros());
+        // The high bits of a product depend on all bits below. Of the first one not enough: with one
+        // secret of a thousand, neighbours would all be in one set.
+        let product = number(mac).wrapping_mul(self.secret);
+        let hash = (product ^ product >> 32).wrapping_mul(MIXER) >> (64 - SETS.trailing_zeros());
         let start = usize::try_from(hash).unwrap_or(0) * WAYS;
         self.ways.get(start..start + WAYS).unwrap_or_default()
     }
@@ -264,6 +268,17 @@ mod tests {
         assert_eq!(table.lookup(mac(2), 1, AGEING), None);
         assert_eq!(table.counts[3].load(Relaxed), 0);
         assert_eq!(table.counts[4].load(Relaxed), 1);
+    }
+
+    #[test]
+    fn neighbours_find_a_place_whatever_the_secret() {
+        for secret in [1, 3, u64::MAX, 1 << 63, 1 << 32] {
+            let table = MacTable::with_secret(secret);
+
+            for n in 0..64 {
+                assert!(table.assign(mac(n), 1), "{secret:#x}, {n}");
+            }
+        }
     }
 
     #[test]
