@@ -239,6 +239,20 @@ impl FrameSource for TapEnd {
     }
 }
 
+/// A socket in place of the TAP: it keeps the bounds of frames as well.
+#[cfg(any(test, feature = "test-utils"))]
+impl FrameSource for File {
+    fn read_into(
+        &self,
+        list: &mut MixedIoVecs,
+        ram: &GuestRam,
+        pieces: impl IntoIterator<Item = Piece>,
+        tail: &mut [u8],
+    ) -> Option<TapFrame> {
+        read_frame(self, list, ram, pieces, tail).ok()
+    }
+}
+
 /// One `readv` of a frame behind its virtio header.
 ///
 /// # Errors

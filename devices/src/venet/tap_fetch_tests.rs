@@ -43,24 +43,10 @@ impl FaultReporter for Faults {
     }
 }
 
-struct Socket(File);
-
-impl FrameSource for Socket {
-    fn read_into(
-        &self,
-        list: &mut MixedIoVecs,
-        ram: &GuestRam,
-        pieces: impl IntoIterator<Item = Piece>,
-        tail: &mut [u8],
-    ) -> Option<TapFrame> {
-        read_frame(&self.0, list, ram, pieces, tail).ok()
-    }
-}
-
 /// One client, and what its TAP is read with.
 struct Lab {
     host: UnixDatagram,
-    source: Socket,
+    source: File,
     north: North,
     from_south: signal::SignalReceiver<Region>,
     ram: GuestRam,
@@ -96,7 +82,7 @@ impl Lab {
         receiver.configure(ram.clone(), rx_caps, None);
         Lab {
             host,
-            source: Socket(File::from(OwnedFd::from(source))),
+            source: File::from(OwnedFd::from(source)),
             north,
             from_south: attach(Side::North).1,
             ram,
@@ -198,7 +184,7 @@ fn tcp4(payload_bytes: usize) -> (FrameMeta, Vec<u8>) {
 
 /// Notes how many signals were sent when the TAP was asked for a frame.
 struct Watched<'l> {
-    source: &'l Socket,
+    source: &'l File,
     metrics: &'l PortMetrics,
     seen: RefCell<Vec<u64>>,
 }

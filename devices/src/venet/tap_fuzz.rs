@@ -17,13 +17,12 @@ use super::fuzz_frame::frame;
 use super::mac::MacAddress;
 use super::metrics::PortMetrics;
 use super::rx::{Receiver, meta_of};
-use super::tap_end::{self, FrameSource, TapFrame, header_of, read_frame};
+use super::tap_end::{self, header_of};
 use super::tap_fetch::TapFetch;
 use super::tx::Progress;
 use crate::GuestRam;
 use crate::client::Client;
 use crate::fuzz_ring::{Faults, NUM_SLOTS, both_ends, byte, cut, half};
-use crate::iovec::{MixedIoVecs, Piece};
 use crate::tap::HEADER_BYTES;
 
 const BASE: u64 = 0x10_0000;
@@ -36,24 +35,10 @@ const RAM_BYTES: usize = (NUM_SLOTS * STRIDE) as usize;
 /// More turns than there can be frames in the socket.
 const MAX_TURNS: usize = 10_000;
 
-struct Socket(File);
-
-impl FrameSource for Socket {
-    fn read_into(
-        &self,
-        list: &mut MixedIoVecs,
-        ram: &GuestRam,
-        pieces: impl IntoIterator<Item = Piece>,
-        tail: &mut [u8],
-    ) -> Option<TapFrame> {
-        read_frame(&self.0, list, ram, pieces, tail).ok()
-    }
-}
-
 /// Where frames come in: a TAP that the client has for itself, or that of its switch.
 struct Lab {
     host: UnixDatagram,
-    source: Socket,
+    source: File,
     is_uplink: bool,
     mtu: u32,
     caps: u32,
@@ -90,7 +75,7 @@ impl Lab {
         receiver.configure(ram.clone(), caps, None);
         Lab {
             host,
-            source: Socket(File::from(OwnedFd::from(source))),
+            source: File::from(OwnedFd::from(source)),
             is_uplink: choice & 1 != 0,
             mtu: u32::from(half(bytes)).max(68),
             caps,
