@@ -25,7 +25,7 @@ use crate::GuestRam;
 use crate::client::{Client, RingEnd};
 use crate::iovec::Piece;
 use crate::venet::rx::meta_of;
-use crate::venet::tap_end::{header_of, read_frame};
+use crate::venet::tap_end::header_of;
 
 const BASE: u64 = 0x10_0000;
 const MEMORY_BYTES: usize = 256 << 10;
