@@ -17,8 +17,8 @@ use std::thread;
 
 use alacrity::host::confinement;
 use alacrity::sandbox::{self, Kept, Mode, Paths, privileges};
+use common::all_devices::{self, RESTART_LINKS};
 use common::assert_says;
-use common::guest::Vm;
 use common::hints::{CHECK_FILES, MAKE_FILES, MIB, take};
 use common::host::Host;
 use rustix::net::{AddressFamily, SocketType, socket};
@@ -258,39 +258,13 @@ fn confined_vm_has_all_its_devices() {
     let Some(host) = Host::ready_for_root() else {
         return;
     };
-    let disk = format!("path={},serial=files", host.image("files", 128 << 20));
-    let swap = format!("{},size=256M", host.tmp().display());
-    let metrics = host.file("metrics");
-    let (net, venet) = (host.network(), host.network());
-    let flags = [
-        "--sandbox",
-        "on",
-        "--cpus",
-        "2",
-        "--hints",
-        "--swap",
-        &swap,
-        "--disk",
-        &disk,
-        "--net",
-        &net.flag(""),
-        "--venet",
-        &venet.flag(""),
-        "--metrics",
-        metrics.to_str().unwrap(),
-    ];
-    let mut vm = Vm::new(&host, &flags).start();
-    vm.wait_for_shell();
+    let (mut vm, networks) = all_devices::start(&host, &["--sandbox", "on"]);
 
     vm.shell(MAKE_FILES);
-    for network in [&net, &venet] {
+    for network in &networks {
         vm.shell(&format!("ping -c 2 {}", network.host_ip()));
     }
-    // Workers end and begin again, in threads that a vCPU asks for.
-    vm.shell(
-        "for i in 1 2 3; do for link in $(ls /sys/class/net | grep -v ^lo); do \
-        ip link set $link down && ip link set $link up || exit 1; done; done",
-    );
+    vm.shell(RESTART_LINKS);
     let taken = take(vm.id(), 64 * MIB);
     vm.shell(CHECK_FILES);
     vm.shell("cat /dev/hwrng | head -c 64 >/dev/null");

@@ -15,9 +15,11 @@ use std::os::unix::fs::{PermissionsExt, chown};
 
 use alacrity::control_socket::{Place, client};
 use common::ALACRITY;
+use common::all_devices::{self, RESTART_LINKS};
 use common::guest::Vm;
 use common::hints::take;
 use common::host::{Host, run};
+use common::own::thread_statuses;
 
 /// The user, who has nothing else on this machine.
 const NOBODY: u32 = 65534;
@@ -91,13 +93,6 @@ fn user_without_root_has_a_network_a_disk_and_a_control_socket() {
     );
 }
 
-/// What `/proc` says of each thread of the process `pid`.
-fn threads(pid: u32) -> Vec<String> {
-    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
-    let status = tasks.map(|task| fs::read_to_string(task.unwrap().path().join("status")));
-    status.map(Result::unwrap).collect()
-}
-
 fn assert_all_are_nobody(threads: &[String]) {
     for status in threads {
         for fact in [
@@ -118,41 +113,16 @@ fn vm_of_root_becomes_a_user_and_keeps_all_that_it_named() {
     let Some(host) = Host::ready_for_root() else {
         return;
     };
-    let disk = format!("path={},serial=data", host.image("disk", 16 << 20));
-    let swap = format!("{},size=256M", host.tmp().display());
-    let metrics = host.file("metrics");
-    let (net, venet) = (host.network(), host.network());
-    let flags = [
-        "--user",
-        "65534:65534",
-        "--cpus",
-        "2",
-        "--swap",
-        &swap,
-        "--disk",
-        &disk,
-        "--net",
-        &net.flag(""),
-        "--venet",
-        &venet.flag(""),
-        "--metrics",
-        metrics.to_str().unwrap(),
-    ];
-    let mut vm = Vm::new(&host, &flags).start();
-    vm.wait_for_shell();
+    let (mut vm, networks) = all_devices::start(&host, &["--user", "65534:65534"]);
     let pid = vm.id();
 
     vm.shell("head -c 4096 /dev/hwrng > /dev/vda && sync");
-    // Workers end and begin again.
-    vm.shell(
-        "for link in $(ls /sys/class/net | grep -v ^lo); do \
-        ip link set $link down && ip link set $link up || exit 1; done",
-    );
-    for network in [&net, &venet] {
+    vm.shell(RESTART_LINKS);
+    for network in &networks {
         vm.shell(&format!("ping -q -c 2 {}", network.host_ip()));
     }
     let taken = take(pid, 64 << 20);
-    let seen = threads(pid);
+    let seen: Vec<_> = thread_statuses(pid).collect();
     vm.send("poweroff -f\n");
     vm.wait().assert_status(0);
 
@@ -160,7 +130,7 @@ fn vm_of_root_becomes_a_user_and_keeps_all_that_it_named() {
     assert_all_are_nobody(&seen);
     assert!(taken.total_bytes() > 0, "{taken:?}");
     assert!(host.metrics()["reclaim"]["pages"].is_object());
-    assert!(!net.exists() && !venet.exists());
+    assert!(networks.iter().all(|network| !network.exists()));
     let place = Place::default_one().unwrap();
     // It may not remove its socket; who looks for VMs next does.
     client::list(&place).unwrap();
@@ -175,7 +145,7 @@ fn user_is_another_one_without_the_sandbox_too() {
     let flags = ["--user", "65534:65534", "--sandbox", "off"];
     let mut vm = Vm::new(&host, &flags).start();
     vm.wait_for_shell();
-    let seen = threads(vm.id());
+    let seen: Vec<_> = thread_statuses(vm.id()).collect();
     vm.send("poweroff -f\n");
     vm.wait().assert_status(0);
 

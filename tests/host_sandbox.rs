@@ -15,6 +15,7 @@ use std::path::Path;
 
 use common::daemon::{Daemon, Site};
 use common::host::is_root;
+use common::own::thread_statuses;
 use common::refused::refusal;
 use common::{DEADLINE, assert_says, skip, until};
 use rustix::process::Signal;
@@ -26,11 +27,7 @@ const FILES_OF_OTHERS: u64 = 1 << 1 | 1 << 3; // CAP_DAC_OVERRIDE, CAP_FOWNER
 /// What the kernel says about the threads of `daemon`, by their names: seccomp's mode, whether they can get
 /// privileges, and those that they have.
 fn threads(daemon: &Daemon) -> BTreeMap<String, (u64, u64, u64)> {
-    let tasks = fs::read_dir(format!("/proc/{}/task", daemon.pid())).unwrap();
-    // That of a client may have ended meanwhile.
-    let statuses =
-        tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("status")).ok());
-    let seen = statuses.map(|status| {
+    let seen = thread_statuses(daemon.pid()).map(|status| {
         let value = |key: &str| {
             let line = status.lines().find_map(|line| line.strip_prefix(key));
             line.unwrap().trim().to_owned()

@@ -8,6 +8,7 @@
     reason = "tests fail by panicking, and no test uses all helpers"
 )]
 
+pub mod all_devices;
 pub mod cgroup;
 pub mod client;
 pub mod daemon;

@@ -60,6 +60,13 @@ impl OwnMemory {
     }
 }
 
+/// What `/proc/PID/task/TID/status` says of each thread of process `pid`.
+pub fn thread_statuses(pid: u32) -> impl Iterator<Item = String> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    // One that ended meanwhile has none any more.
+    tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("status")).ok())
+}
+
 /// A thread that stands still until this is dropped.
 #[derive(Debug)]
 pub struct Frozen {
