@@ -6,7 +6,7 @@
 //! | [`config`] | what a VM shall be: plain data and its pure checks |
 //! | [`preflight`] | the checks of a configuration that need to look at the host |
 //! | [`check`] | can this host run Linux guests? measured, with remedies |
-//! | [`bench`] | `alacrity bench`: guests beside those of others, what parts cost without a guest, and the report of all benchmarks |
+//! | [`mod@bench`] | `alacrity bench`: guests beside those of others, what parts cost without a guest, and the report of all benchmarks |
 //! | [`images`] | where the default guest image is |
 //! | [`exec`] | how a command travels into the default guest image |
 //! | [`footprint`], [`smaps`] | memory of the process beside guest RAM, kept small; mappings as the kernel tells of them |

@@ -9,7 +9,7 @@
 //! | `require` | what has to be there before anything starts, with remedies |
 //! | `plan` | the steps, their order, and how long they take |
 //! | `run` | one step after the other, further tries, progress |
-//! | `net` | a step with traffic: [`plan`]'s groups of guests, their phases, what is recorded |
+//! | `net` | a step with traffic: `plan`'s groups of guests, their phases, what is recorded |
 //! | `boot` | a step that only starts a guest |
 //! | `verbs` | a step in which a module repeats operations of the bus and of others |
 //! | `peer` | who is measured, and the exact command lines |
