@@ -12,9 +12,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+pub use args::bench_args::{
+    BenchArgs, BenchCase, BenchCommand, GuestBench, GuestBenchArgs, InstructionsArgs, ReportArgs,
+};
 pub use args::{
-    BenchArgs, BenchCase, BenchCommand, CheckArgs, Cli, Command, GuestBench, GuestBenchArgs,
-    HostArgs, InstructionsArgs, LogLevel, MemmapArgs, PsArgs, ReclaimArgs, ReportArgs, RunArgs,
+    CheckArgs, Cli, Command, HostArgs, LogLevel, MemmapArgs, PsArgs, ReclaimArgs, RunArgs,
     SandboxMode, Shell, StatArgs, TargetArgs, VbusArgs, VbusCommand,
 };
 use ipnet::Ipv4Net;
