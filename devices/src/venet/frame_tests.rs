@@ -4,6 +4,7 @@ use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 
+use vbus::abi::venet::{frame_flag, tx_cap};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::*;

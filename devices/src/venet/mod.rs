@@ -12,7 +12,7 @@
 //! | `connection` | set-up order, negotiation, rings of one client |
 //! | `handler`, `poll` | one connection on its worker: what is ready, what to serve, when to sleep |
 //! | `tx`, `rx` | the two rings of a connection |
-//! | `frame` | a frame on its way, checked |
+//! | `frame`, `offload` | a frame on its way, checked, and what its sender left to be done |
 //! | `packet` | headers, checksums and segmentation in software |
 //! | `port`, `path` | one interface, and the seams to the class behind it |
 //! | `switch`, `switch_path`, `mac_table`, `bucket`, `uplink` | the switch |
@@ -43,6 +43,7 @@ mod mac;
 mod mac_table;
 mod metrics;
 mod mtu;
+mod offload;
 mod packet;
 mod path;
 mod poll;

@@ -13,8 +13,9 @@ use vbus::abi::venet::{FrameMeta, MAX_FRAME_BYTES, VLAN_TAG_BYTES, frame_flag, g
 use zerocopy::little_endian::U16;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
-use super::frame::{CAP_DATA_VALID, Frame, Limits, Scratch};
+use super::frame::{Frame, Limits, Scratch};
 use super::mac::MacAddress;
+use super::offload::CAP_DATA_VALID;
 use crate::GuestRam;
 use crate::error::chain;
 use crate::iovec::{MixedIoVecs, Piece};
