@@ -24,6 +24,7 @@ use crate::tap::check_name;
 use crate::worker::Worker;
 
 pub use device::SwitchClass;
+#[cfg(any(test, feature = "test-utils"))]
 pub(super) use device::SwitchDevice;
 
 /// Seconds of silence after which an address is forgotten (IEEE 802.1Q-2018 §8.8.3).
