@@ -2,14 +2,17 @@
 
 use std::ops::AddAssign;
 
-use super::guest::Outcome;
+use super::guest::{Outcome, Running};
 
-/// Of the random ones. Another one is as good: whatever comes of it is a failure of the host.
+/// Of the first round; each further one adds one. Others are as good: whatever comes of one is a failure
+/// of the host.
 const SEED: u32 = 4;
 
 /// What the module found: the host's answer to each case is one of these.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Report {
+    /// Lines of the kernel's log that this is the sum of.
+    pub rounds: u32,
     pub tried: u64,
     pub cut_off: u64,
     pub stopped: u64,
@@ -20,6 +23,7 @@ pub struct Report {
 
 impl AddAssign for Report {
     fn add_assign(&mut self, other: Self) {
+        self.rounds += other.rounds;
         self.tried += other.tried;
         self.cut_off += other.cut_off;
         self.stopped += other.stopped;
@@ -30,22 +34,32 @@ impl AddAssign for Report {
 }
 
 impl Report {
-    /// The report about `mode` in the kernel's log.
+    /// The reports about `mode` in the kernel's log, together.
     #[track_caller]
     pub fn find(outcome: &Outcome, mode: &str) -> Self {
-        let start = format!("vbus_hostile: {mode}: seed {SEED}, ");
-        let Some((_, rest)) = outcome.stdout.split_once(&start) else {
-            panic!("no report of {mode}\n{outcome:?}");
-        };
-        let line = rest.lines().next().unwrap();
+        let start = format!("vbus_hostile: {mode}: seed ");
+        let mut sum = Report::default();
+        for line in outcome.stdout.lines() {
+            if let Some((_, numbers)) = line.split_once(&start) {
+                sum += Self::parse(numbers);
+            }
+        }
+        assert!(sum.rounds > 0, "no report of {mode}\n{outcome:?}");
+        sum
+    }
+
+    /// Of a seed and what was found with it.
+    #[track_caller]
+    fn parse(line: &str) -> Self {
         let numbers: Vec<u64> = line
             .split([' ', ','])
             .filter_map(|word| word.parse().ok())
             .collect();
-        let [tried, cut_off, stopped, refused, harmless, failed] = numbers[..] else {
+        let [_, tried, cut_off, stopped, refused, harmless, failed] = numbers[..] else {
             panic!("not a report: {line}");
         };
         Report {
+            rounds: 1,
             tried,
             cut_off,
             stopped,
@@ -72,16 +86,27 @@ impl Report {
     }
 }
 
-/// For the guest's shell: runs each of `attacks`, and prints what the module has to say.
-pub fn attack(attacks: &[&str]) -> String {
+/// For the guest's shell: runs all of `attacks`, that many times, and prints what the module has to say.
+pub fn attack(attacks: &[&str], rounds: u32) -> String {
     let attacks = attacks.join(" ");
+    let last = SEED + rounds - 1;
     format!(
         "while [ -d /sys/bus/vbus ]; do rmmod venet vbus_pci vbus; usleep 200000; done 2>/dev/null
-         for mode in {attacks}; do
+         for seed in $(seq {SEED} {last}); do for mode in {attacks}; do
              echo attack: $mode
-             modprobe vbus_hostile mode=$mode seed={SEED} || exit 3
+             modprobe vbus_hostile mode=$mode seed=$seed || exit 3
              rmmod vbus_hostile
-         done
-         dmesg | grep vbus_hostile:"
+             dmesg -c | grep vbus_hostile:
+         done; done"
     )
+}
+
+/// Waits until the last of these attacks has begun.
+#[track_caller]
+pub fn wait_for_attacks(attacker: &Running, attacks: &[&str], rounds: u32) {
+    for round in 1..=rounds as usize {
+        for mode in attacks {
+            attacker.wait_for_times(&format!("attack: {mode}\n"), round);
+        }
+    }
 }
