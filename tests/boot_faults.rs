@@ -9,7 +9,7 @@
 
 mod common;
 
-use std::fs::{self, OpenOptions};
+use std::fs::OpenOptions;
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
@@ -18,6 +18,7 @@ use common::cgroup::Cgroup;
 use common::failing_disk::FailingDisk;
 use common::guest::{Running, Vm};
 use common::host::{Host, run};
+use common::own::cpu_ticks;
 use common::town::{Town, configure, pings, wait_for_ping};
 use common::{ALACRITY, DEADLINE, assert_says, skip, until};
 use rustix::process::Signal;
@@ -115,18 +116,6 @@ fn stops_and_kills_at_any_moment_stay_with_whom_they_hit() {
         guest.send("poweroff -f\n");
         guest.wait().assert_status(0);
     }
-}
-
-/// Clock ticks that process `pid` has taken of the processors.
-fn cpu_ticks(pid: u32) -> u64 {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let (_, fields) = stat.rsplit_once(") ").unwrap();
-    let fields: Vec<&str> = fields.split(' ').collect();
-    // utime and stime, which proc(5) counts from the process's number on.
-    fields[11..13]
-        .iter()
-        .map(|it| it.parse::<u64>().unwrap())
-        .sum()
 }
 
 #[test]

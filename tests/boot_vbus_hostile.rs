@@ -20,6 +20,7 @@ use common::guest::{Running, Vm};
 use common::host::{Host, run};
 use common::hostile::{Report, attack, wait_for_attacks};
 use common::iperf::{IperfServer, received_bytes};
+use common::own::cpu_ticks;
 use common::{DEADLINE, assert_says, skip, until};
 
 /// Attacks of `vbus_hostile.ko` that are over as soon as they are done.
@@ -252,6 +253,11 @@ fn attacker_on_the_switch_does_not_stop_the_victim() {
         network.daemon.num_fds(),
         network.daemon.num_threads()
     );
+    // No thread spins for what the attacker has left behind.
+    let ticks = cpu_ticks(network.daemon.pid());
+    thread::sleep(Duration::from_secs(2));
+    let ticks = cpu_ticks(network.daemon.pid()) - ticks;
+    assert!(ticks < 20, "the daemon took {ticks} ticks at rest");
     let gone = network.uplink.clone();
     drop(network);
     assert!(until(DEADLINE, || !std::path::Path::new("/sys/class/net")

@@ -109,3 +109,15 @@ impl Drop for Frozen {
         let _ = ptrace::detach(self.tid, None);
     }
 }
+
+/// Clock ticks that process `pid` has taken of the processors.
+pub fn cpu_ticks(pid: u32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let (_, fields) = stat.rsplit_once(") ").unwrap();
+    let fields: Vec<&str> = fields.split(' ').collect();
+    // utime and stime, which proc(5) counts from the process's number on.
+    fields[11..13]
+        .iter()
+        .map(|it| it.parse::<u64>().unwrap())
+        .sum()
+}
