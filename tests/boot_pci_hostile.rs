@@ -67,7 +67,7 @@ fn functions_and_ports_survive_all_attacks() {
     let outcome = vm.wait();
 
     outcome.assert_status(0);
-    Report::all(&outcome, &ATTACKS);
+    Report::all(&outcome, &ATTACKS, ROUNDS);
     let queues = Report::find(&outcome, "queues");
     // Rings that are wrong are noticed, and devices are found to need a reset.
     assert!(queues.refused > 40 * u64::from(ROUNDS), "{queues:?}");

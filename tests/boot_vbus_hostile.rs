@@ -51,7 +51,7 @@ fn embedded_bus_survives_all_attacks() {
     let outcome = Vm::new(&host, &[&flags[..], &metrics_flag].concat()).run();
 
     outcome.assert_status(0);
-    let report = Report::all(&outcome, &ATTACKS);
+    let report = Report::all(&outcome, &ATTACKS, 1);
     assert!(report.cut_off > 35 && report.stopped == 12, "{report:?}");
     assert_says(
         &outcome.stderr,
@@ -210,8 +210,8 @@ fn attacker_on_the_switch_does_not_stop_the_victim() {
     let victim = victim.wait();
 
     attacker.assert_status(0);
-    let report = Report::all(&attacker, &ATTACKS);
-    assert_eq!(Report::all(&attacker, &["hoard"]).cut_off, 1);
+    let report = Report::all(&attacker, &ATTACKS, ROUNDS);
+    assert_eq!(Report::all(&attacker, &["hoard"], 1).cut_off, 1);
     let rounds = u64::from(ROUNDS);
     assert!(
         report.cut_off > 35 * rounds && report.stopped == 12 * rounds,

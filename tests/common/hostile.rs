@@ -69,15 +69,15 @@ impl Report {
         }
     }
 
-    /// All of `modes`, none of which may have found fault with the host.
+    /// All of `modes`, each with a report for each round, none of which may have found fault with the host.
     #[track_caller]
-    pub fn all(outcome: &Outcome, modes: &[&str]) -> Self {
+    pub fn all(outcome: &Outcome, modes: &[&str], rounds: u32) -> Self {
         let mut all = Report::default();
         for mode in modes {
             let report = Self::find(outcome, mode);
             println!("{mode}: {report:?}");
             assert!(
-                report.tried > 0 && report.failed == 0,
+                report.rounds == rounds && report.tried > 0 && report.failed == 0,
                 "{mode}: {outcome:?}"
             );
             all += report;

@@ -258,7 +258,7 @@ impl FrameSource for File {
 ///
 /// # Errors
 /// That of `readv(2)`.
-pub(super) fn read_frame(
+fn read_frame(
     file: &File,
     list: &mut MixedIoVecs,
     ram: &GuestRam,
